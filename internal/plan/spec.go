@@ -1,0 +1,50 @@
+package plan
+
+import (
+	"net/netip"
+	"time"
+
+	"orama.network/orama"
+)
+
+// TURNSpec is all that a host's TURN process needs to know. It is handed over whole, over
+// the process's control socket, as often as it changes; applying the same spec twice changes nothing.
+type TURNSpec struct {
+	Node         orama.NodeID `json:"node"`
+	PublicIP     netip.Addr   `json:"public_ip"`     // listeners bind here
+	RelayIP      netip.Addr   `json:"relay_ip"`      // relay sockets are bound and advertised here: the mesh address
+	Realm        string       `json:"realm"`         // RFC 8489 realm, the base domain
+	HTTPSBackend string       `json:"https_backend"` // host:port for 443/tcp connections whose SNI is not turn*; "" closes them
+	CertPEM      string       `json:"cert_pem"`      // chain, leaf first
+	KeyPEM       string       `json:"key_pem"`
+	Tenants      []TenantSpec `json:"tenants"`
+}
+
+// TenantSpec is one namespace on a TURN server.
+type TenantSpec struct {
+	Namespace orama.NamespaceID `json:"namespace"`
+	Secret    string            `json:"secret"` // base64url text; its bytes are the HMAC key
+	Relay     orama.PortRange   `json:"relay"`  // relay sockets are bound inside this block
+	Allow     []netip.AddrPort  `json:"allow"`  // the fence: exactly the SFU media sockets of the namespace
+}
+
+// SFUSpec is all that one namespace's SFU process on one node needs to know, handed over likewise.
+type SFUSpec struct {
+	Namespace     orama.NamespaceID  `json:"namespace"`
+	Node          orama.NodeID       `json:"node"`
+	MeshIP        netip.Addr         `json:"mesh_ip"`   // everything binds here
+	MeshCIDR      netip.Prefix       `json:"mesh_cidr"` // MeshIP outside it is refused
+	SignalPort    uint16             `json:"signal_port"`
+	MediaPort     uint16             `json:"media_port"` // the one UDP socket all peers share
+	TicketKey     string             `json:"ticket_key"` // base64url Ed25519 public key that join tickets verify with
+	Relays        []RelaySource      `json:"relays"`     // who may send to MediaPort at all
+	Secret        string             `json:"secret"`     // the namespace's TURN secret, to mint credentials for peers
+	CredentialTTL time.Duration      `json:"credential_ttl"`
+	Servers       []orama.TURNServer `json:"servers"` // fastest first
+}
+
+// RelaySource is the block of one TURN instance of the namespace.
+type RelaySource struct {
+	IP    netip.Addr      `json:"ip"`
+	Ports orama.PortRange `json:"ports"`
+}
