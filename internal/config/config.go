@@ -1,0 +1,132 @@
+// Package config turns one node's configuration file into one validated value. It knows no
+// environment variables and no globals; whoever needs a setting is handed it.
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/auth"
+)
+
+// maxFile bounds a configuration file, in bytes.
+const maxFile = 64 << 10
+
+// Node is the configuration of one host's agent and gateway.
+type Node struct {
+	ID         orama.NodeID `yaml:"node"`
+	Zone       string       `yaml:"zone,omitempty"`
+	BaseDomain string       `yaml:"base_domain"` // namespaces live at ns-NAME.BASE
+	PublicIP   netip.Addr   `yaml:"public_ip"`   // TURN listens here
+	MeshIP     netip.Addr   `yaml:"mesh_ip"`     // SFUs and relay sockets bind here
+	MeshCIDR   netip.Prefix `yaml:"mesh_cidr"`
+	DataDir    string       `yaml:"data_dir"`
+	Database   string       `yaml:"database"`    // the SQLite file that the cluster's nodes share
+	ClusterKey string       `yaml:"cluster_key"` // file of 64 hex digits, readable by its owner alone
+	Authority  string       `yaml:"authority"`   // directory of the development certificate authority
+	Gateway    Gateway      `yaml:"gateway"`
+	TURN       TURN         `yaml:"turn"`
+	Demo       Demo         `yaml:"demo,omitempty"`
+}
+
+// Gateway configures the REST and WebSocket edge.
+type Gateway struct {
+	URL          string   `yaml:"url"`           // how clients reach it
+	HTTP         []string `yaml:"http"`          // host:port, each must bind
+	HTTPOptional []string `yaml:"http_optional"` // host:port, left out where they do not bind
+	HTTPS        string   `yaml:"https"`         // host:port; also the backend of a shared 443
+	LocalOrigins bool     `yaml:"local_origins"` // pages of http://localhost:* and http://127.0.0.1:* may call
+}
+
+// TURN configures how relays are named to clients.
+type TURN struct {
+	URLs string `yaml:"urls"` // "ip" or "name"
+}
+
+// Demo opens the demo page to whoever holds an invitation.
+type Demo struct {
+	Namespace  orama.NamespaceID `yaml:"namespace,omitempty"`
+	InviteHash string            `yaml:"invite_hash,omitempty"` // hex SHA-256
+}
+
+// Load reads and validates a node's file. Unknown keys are errors, so that a typing mistake
+// never becomes a default.
+func Load(path string) (Node, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Node{}, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return Node{}, fmt.Errorf("configuration: %w", err)
+	}
+	if len(text) > maxFile {
+		return Node{}, fmt.Errorf("configuration %s is larger than %d bytes", path, maxFile)
+	}
+	return Parse(path, text)
+}
+
+// Parse reads a node's configuration from text; name is for messages.
+func Parse(name string, text []byte) (Node, error) {
+	var c Node
+	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.DisallowUnknownField()).Decode(&c); err != nil {
+		return Node{}, fmt.Errorf("configuration %s: %s", name, yaml.FormatError(err, false, true))
+	}
+	if err := c.Validate(); err != nil {
+		return Node{}, fmt.Errorf("configuration %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// Save writes the configuration for Load to find; readable by its owner alone.
+func (c Node) Save(path string) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// Validate says what is wrong with a configuration, if anything; it fails closed on addresses.
+func (c Node) Validate() error {
+	switch {
+	case c.ID == "" || len(c.ID) > 63 || strings.ContainsAny(string(c.ID), "/ \t\n:"):
+		return fmt.Errorf("node: a name of 1 to 63 characters without space, slash or colon is needed")
+	case c.BaseDomain == "" || strings.HasPrefix(c.BaseDomain, ".") || strings.ContainsAny(c.BaseDomain, "/: "):
+		return fmt.Errorf("base_domain: a domain such as example.org is needed")
+	case !c.PublicIP.IsValid() || c.PublicIP.IsUnspecified():
+		return fmt.Errorf("public_ip: one address of this host is needed")
+	case !c.MeshCIDR.IsValid():
+		return fmt.Errorf("mesh_cidr: a network such as 10.0.0.0/24 is needed")
+	case !c.MeshIP.IsValid() || !c.MeshCIDR.Contains(c.MeshIP):
+		return fmt.Errorf("mesh_ip: an address inside mesh_cidr %s is needed", c.MeshCIDR)
+	case !filepath.IsAbs(c.DataDir) || !filepath.IsAbs(c.Database) || !filepath.IsAbs(c.ClusterKey) || !filepath.IsAbs(c.Authority):
+		return fmt.Errorf("data_dir, database, cluster_key and authority: absolute paths are needed")
+	case c.Gateway.URL == "" || len(c.Gateway.HTTP) == 0:
+		return fmt.Errorf("gateway: url and at least one http address are needed")
+	case c.TURN.URLs != "ip" && c.TURN.URLs != "name":
+		return fmt.Errorf(`turn.urls: "ip" or "name" is needed`)
+	}
+	if c.Demo.Namespace != "" {
+		if err := auth.ValidNamespace(string(c.Demo.Namespace)); err != nil {
+			return fmt.Errorf("demo.namespace: %w", err)
+		}
+	}
+	return nil
+}
