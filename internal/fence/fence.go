@@ -1,0 +1,91 @@
+// Package fence is the tenant boundary of the relay: the exact addresses and ports that one
+// tenant's relay sockets may talk to, and a net.PacketConn that drops everything else in both
+// directions. It uses the standard library only, opens no socket and knows no TURN.
+package fence
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+)
+
+// Set is which peers a tenant may reach. The zero value allows nobody. It may be replaced while
+// connections use it: each packet sees either the old set or the new one, never a mixture.
+type Set struct {
+	table atomic.Pointer[table]
+}
+
+// table is immutable once published. The addresses are kept as the pointers that reads hand
+// out, so that a packet costs no allocation; nobody may write through them.
+type table struct {
+	peers map[netip.AddrPort]*net.UDPAddr
+	ips   map[netip.Addr]struct{}
+}
+
+// Replace makes allow the whole set. If any entry is one that may never be allowed (see Check)
+// nothing is changed and the error says which.
+func (s *Set) Replace(allow []netip.AddrPort) error {
+	t := &table{
+		peers: make(map[netip.AddrPort]*net.UDPAddr, len(allow)),
+		ips:   make(map[netip.Addr]struct{}, len(allow)),
+	}
+	for _, ap := range allow {
+		if err := Check(ap); err != nil {
+			return err
+		}
+		ap = normal(ap)
+		t.peers[ap] = net.UDPAddrFromAddrPort(ap)
+		t.ips[ap.Addr()] = struct{}{}
+	}
+	s.table.Store(t)
+	return nil
+}
+
+// Check refuses what no tenant may ever be allowed: unspecified, multicast and broadcast
+// addresses, addresses with a zone, invalid ones, and port 0.
+func Check(ap netip.AddrPort) error {
+	ip := ap.Addr().Unmap()
+	switch {
+	case !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "":
+	case ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case ap.Port() == 0:
+	default:
+		return nil
+	}
+	return fmt.Errorf("fence: %s may not be allowed", ap)
+}
+
+// Allows reports whether exactly this address and port are in the set. IPv4-mapped IPv6
+// addresses are the IPv4 addresses they map.
+func (s *Set) Allows(ap netip.AddrPort) bool { return s.peer(ap) != nil }
+
+// AllowsIP reports whether some port of the address is in the set. It is for permission
+// requests, which carry no meaningful port (RFC 8656 section 9.2); packets are still held to
+// exact ports.
+func (s *Set) AllowsIP(ip netip.Addr) bool {
+	t := s.table.Load()
+	if t == nil {
+		return false
+	}
+	_, ok := t.ips[ip.Unmap()]
+	return ok
+}
+
+func (s *Set) peer(ap netip.AddrPort) *net.UDPAddr {
+	t := s.table.Load()
+	if t == nil {
+		return nil
+	}
+	return t.peers[normal(ap)]
+}
+
+func normal(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// Counts is what a Conn has dropped, in packets.
+type Counts struct {
+	In  uint64 // from the network, not handed to the reader
+	Out uint64 // from the writer, not sent
+}
