@@ -1,0 +1,70 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"orama.network/orama/internal/config"
+)
+
+const good = `node: node-1
+base_domain: orama.test
+public_ip: 127.0.0.11
+mesh_ip: 127.10.0.1
+mesh_cidr: 127.10.0.0/24
+data_dir: /var/lib/orama
+database: /var/lib/orama/cluster.db
+cluster_key: /var/lib/orama/cluster.key
+authority: /var/lib/orama
+gateway:
+  url: http://127.0.0.11:8080
+  http: ["127.0.0.11:8080"]
+  https: 127.0.0.11:8443
+turn:
+  urls: ip
+`
+
+func TestSaveAndLoadAgree(t *testing.T) {
+	c, err := config.Parse("good", []byte(good))
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "node.yaml")
+	require.NoError(t, c.Save(path))
+	back, err := config.Load(path)
+	require.NoError(t, err)
+	require.Equal(t, c, back)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	for _, tc := range []struct{ name, from, to, says string }{
+		{"unknown key", "node: node-1", "node: node-1\ntypo: 1", "typo"},
+		{"no node", "node: node-1", "node: \"\"", "node:"},
+		{"slash in node", "node: node-1", "node: a/b", "node:"},
+		{"mesh address outside", "mesh_ip: 127.10.0.1", "mesh_ip: 10.9.9.9", "mesh_ip"},
+		{"unspecified public address", "public_ip: 127.0.0.11", "public_ip: 0.0.0.0", "public_ip"},
+		{"no network", "mesh_cidr: 127.10.0.0/24", "mesh_cidr: nonsense", ""},
+		{"relative path", "database: /var/lib/orama/cluster.db", "database: cluster.db", "absolute"},
+		{"url style", "urls: ip", "urls: carrier-pigeon", "turn.urls"},
+		{"no gateway", "url: http://127.0.0.11:8080", "url: \"\"", "gateway"},
+		{"demo namespace", "turn:", "demo: {namespace: \"Not Valid\"}\nturn:", "demo.namespace"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			require.Contains(t, good, tc.from)
+			_, err := config.Parse("file", []byte(strings.Replace(good, tc.from, tc.to, 1)))
+			require.ErrorContains(t, err, tc.says)
+		})
+	}
+}
+
+func TestLargeFileIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(good+strings.Repeat("# comment\n", 10_000)), 0o600))
+	_, err := config.Load(path)
+	require.ErrorContains(t, err, "larger")
+}
