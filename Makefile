@@ -1,0 +1,59 @@
+# Everything a contributor runs. `make help` lists the targets; docs/testing.md says what each test is for.
+
+# One world of compiled packages for the binary, vet, fuzzing and the end-to-end tests. Only the race
+# detector needs cgo.
+export CGO_ENABLED = 0
+
+GO       ?= go
+FUZZTIME ?= 30s
+# go test's packages at a time: compiling SQLite and pion needs a gigabyte each.
+JOBS     ?= 2
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOLANGCI    = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.DEFAULT_GOAL := help
+.PHONY: help up build deps check lint unit fuzz sdk e2e test bench screenshot clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## start a three-node cluster on this machine and print the demo page's address
+	$(GO) run ./cmd/orama up
+
+build: ## build bin/orama
+	$(GO) build -trimpath -o bin/orama ./cmd/orama
+
+deps: ## install what the tests need: browsers (as root, with apt), npm packages
+	@tools/install
+
+check: ## formatting and static checks
+	@tools/check $(STATICCHECK)
+
+lint: ## golangci-lint, built into bin/ on first use
+	test -x bin/golangci-lint || GOBIN=$(CURDIR)/bin $(GO) install $(GOLANGCI)
+	bin/golangci-lint run ./...
+
+unit: ## unit tests with the race detector, house rules among them
+	CGO_ENABLED=1 $(GO) test -race -p $(JOBS) -timeout 8m ./...
+
+fuzz: ## fuzz everything that reads bytes from outside, FUZZTIME each
+	@tools/fuzz $(FUZZTIME)
+
+sdk: deps ## type-check and test the TypeScript SDK
+	cd sdk && npm run --silent check && npm test --silent
+
+e2e: deps ## the built binary with real browsers (run one with E2E=TestCall)
+	$(GO) test -tags e2e -count 1 -v -timeout 14m -run '$(E2E)' ./e2e
+
+test: deps check unit fuzz sdk e2e ## all of the above, as CI runs it
+
+bench: deps ## CPU per forwarded packet of SFU and TURN, and time to join
+	$(GO) test -run '^$$' -bench . -benchtime 3s ./internal/sfu ./internal/turn
+	$(GO) test -tags e2e -run '^$$' -bench . -benchtime 10x ./e2e
+
+screenshot: deps ## make docs/call.png anew
+	ORAMA_SCREENSHOT=$(CURDIR)/docs/call.png $(GO) test -tags e2e -count 1 -v -run '^TestScreenshot$$' ./e2e
+
+clean: ## remove what was built
+	rm -rf bin sdk/dist sdk/.test sdk/node_modules e2e/node_modules

@@ -1,0 +1,225 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// driver is a running browsers.mjs.
+type driver struct {
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+
+	mu      sync.Mutex // guards the following
+	last    int
+	waiting map[int]chan reply
+	opened  map[string]bool // browsers by name
+}
+
+type reply struct {
+	ID    int             `json:"id"`
+	Value json.RawMessage `json:"value"`
+	Error string          `json:"error"`
+}
+
+func startDriver(t *testing.T) *driver {
+	t.Helper()
+	d := &driver{waiting: map[int]chan reply{}, opened: map[string]bool{}}
+	d.cmd = exec.Command("node", "browsers.mjs")
+	d.cmd.Stderr = os.Stderr
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var err error
+	d.stdin, err = d.cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := d.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, d.cmd.Start())
+	go d.read(out)
+	return d
+}
+
+// read hands each answer to who waits for it. When the driver ends, everybody gets an error.
+func (d *driver) read(out io.Reader) {
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var r reply
+		if json.Unmarshal(lines.Bytes(), &r) != nil {
+			continue
+		}
+		d.mu.Lock()
+		ch := d.waiting[r.ID]
+		delete(d.waiting, r.ID)
+		d.mu.Unlock()
+		if ch != nil {
+			ch <- r
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, ch := range d.waiting {
+		delete(d.waiting, id)
+		ch <- reply{Error: "the driver ended"}
+	}
+}
+
+// call sends one command and waits for its answer.
+func (d *driver) call(op string, args map[string]any, into any) error {
+	ch := make(chan reply, 1)
+	d.mu.Lock()
+	d.last++
+	args["id"], args["op"] = d.last, op
+	d.waiting[d.last] = ch
+	line, err := json.Marshal(args)
+	if err == nil {
+		_, err = d.stdin.Write(append(line, '\n'))
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case r := <-ch:
+		if r.Error != "" {
+			return fmt.Errorf("%s: %s", op, r.Error)
+		}
+		if into == nil {
+			return nil
+		}
+		return json.Unmarshal(r.Value, into)
+	case <-time.After(150 * time.Second):
+		return fmt.Errorf("%s: no answer from the driver within 150 s", op)
+	}
+}
+
+func (d *driver) close() {
+	_ = d.stdin.Close()
+	timer := time.AfterFunc(15*time.Second, func() { _ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL) })
+	_ = d.cmd.Wait()
+	timer.Stop()
+}
+
+// browser gives a running browser of a kind that trusts the cluster's development authority.
+// Browsers are shared by tests; a new authority gets a new one.
+func (c *cluster) browser(t *testing.T, kind string) string {
+	t.Helper()
+	if shared.driver == nil {
+		shared.driver = startDriver(t)
+	}
+	name := kind + " for " + filepath.Base(c.dir)
+	if shared.driver.opened[name] {
+		return name
+	}
+	home := filepath.Join(os.Getenv(workEnv), "home-"+kind+"-"+filepath.Base(c.dir))
+	db := home
+	if kind == chromium {
+		db = filepath.Join(home, ".pki", "nssdb")
+	}
+	require.NoError(t, os.MkdirAll(db, 0o700))
+	for _, args := range [][]string{
+		{"-N", "--empty-password"},
+		{"-A", "-t", "C,,", "-n", "orama", "-i", filepath.Join(c.dir, "ca.pem")},
+	} {
+		out, err := exec.Command("certutil", append([]string{"-d", "sql:" + db}, args...)...).CombinedOutput()
+		require.NoError(t, err, "certutil: %s", out)
+	}
+	executable, err := exec.LookPath(kind)
+	require.NoError(t, err, "`make deps` installs the browsers")
+	var version string
+	require.NoError(t, shared.driver.call("launch", map[string]any{
+		"browser": name, "kind": map[string]string{chromium: "chromium", firefox: "firefox"}[kind],
+		"executable": executable, "home": home,
+	}, &version))
+	t.Logf("started %s", version)
+	shared.driver.opened[name] = true
+	return name
+}
+
+// page is one tab.
+type page struct {
+	t    *testing.T
+	name string
+	open bool
+}
+
+// visit opens a tab at url. It is closed with the test.
+func (c *cluster) visit(t *testing.T, kind, name, url string) *page {
+	t.Helper()
+	return visitIn(t, c.browser(t, kind), name, url, nil)
+}
+
+func visitIn(t *testing.T, browser, name, url string, viewport map[string]any) *page {
+	t.Helper()
+	p := &page{t: t, name: t.Name() + " " + name, open: true}
+	require.NoError(t, shared.driver.call("open",
+		map[string]any{"browser": browser, "page": p.name, "url": url, "viewport": viewport}, nil))
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *page) close() {
+	if p.open {
+		p.open = false
+		if err := shared.driver.call("close", map[string]any{"page": p.name}, nil); err != nil {
+			p.t.Logf("close %s: %v", p.name, err)
+		}
+	}
+}
+
+// eval runs the body of an async function in the page.
+func (p *page) eval(into any, body string, args ...any) {
+	p.t.Helper()
+	if args == nil {
+		args = []any{}
+	}
+	err := shared.driver.call("eval", map[string]any{"page": p.name, "body": body, "args": args}, into)
+	if err != nil {
+		p.t.Fatalf("%s: %v\nin: %.300s", p.name, err, body)
+	}
+}
+
+// moment is an instant by the machine's clock, as a page gives it: milliseconds since 1970.
+type moment float64
+
+func (m moment) since(earlier moment) time.Duration {
+	return time.Duration(float64(m-earlier) * float64(time.Millisecond))
+}
+
+func at(t time.Time) moment { return moment(float64(t.UnixMicro()) / 1000) }
+
+// until waits in the page for the expression to be true and gives when it was.
+func (p *page) until(within time.Duration, what, expression string, args ...any) moment {
+	p.t.Helper()
+	var got struct {
+		At   moment `json:"at"`
+		Last any    `json:"last"`
+	}
+	p.eval(&got, `const [ms, ...rest] = args; args = rest;
+		return __probe.until(ms, async () => (`+expression+`));`, append([]any{within.Milliseconds()}, args...)...)
+	if got.At == 0 {
+		p.t.Fatalf("%s: not within %v: %s (last: %v); %s", p.name, within, what, got.Last, p.state())
+	}
+	return got.At
+}
+
+// state describes the page's media for a failure.
+func (p *page) state() string {
+	var raw json.RawMessage
+	if err := shared.driver.call("eval", map[string]any{"page": p.name, "body": "return __probe.state()", "args": []any{}}, &raw); err != nil {
+		return err.Error()
+	}
+	return string(raw)
+}

@@ -1,0 +1,145 @@
+// Injected into every page before its own scripts: keeps hold of each RTCPeerConnection that the
+// page makes, and answers what the tests ask about media. It changes nothing of the page's own behaviour.
+// Times are Date.now(): all pages and the tests share the machine's clock.
+(() => {
+  const Native = window.RTCPeerConnection;
+  const pcs = [];
+  window.RTCPeerConnection = class RTCPeerConnection extends Native {
+    constructor(...args) {
+      super(...args);
+      pcs.push(this);
+    }
+  };
+
+  const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+  // Closed connections have no more media to tell of.
+  const live = () => pcs.filter((pc) => pc.signalingState !== 'closed');
+
+  async function reports() {
+    const all = [];
+    for (const [i, pc] of pcs.entries()) {
+      if (pc.signalingState !== 'closed') all.push([i, pc, await pc.getStats()]);
+    }
+    return all;
+  }
+
+  // One entry for each track that arrives.
+  async function inbound() {
+    const out = [];
+    for (const [i, , report] of await reports()) {
+      for (const s of report.values()) {
+        if (s.type !== 'inbound-rtp') continue;
+        out.push({
+          key: `${i}/${s.ssrc}`, kind: s.kind, track: s.trackIdentifier, frames: s.framesDecoded ?? 0,
+          packets: s.packetsReceived ?? 0, lost: s.packetsLost ?? 0, energy: s.totalAudioEnergy ?? 0, level: s.audioLevel ?? 0,
+        });
+      }
+    }
+    return out;
+  }
+
+  // The selected candidate pair of each connection: where it leaves from, and how.
+  async function pairs() {
+    const out = [];
+    for (const [i, , report] of await reports()) {
+      const selected = new Set();
+      for (const s of report.values()) {
+        if (s.type === 'transport' && s.selectedCandidatePairId) selected.add(report.get(s.selectedCandidatePairId));
+        if (s.type === 'candidate-pair' && s.selected) selected.add(s);
+      }
+      for (const pair of selected) {
+        const local = pair && report.get(pair.localCandidateId);
+        const remote = pair && report.get(pair.remoteCandidateId);
+        if (!local || !remote) continue;
+        out.push({
+          pc: i, type: local.candidateType, relayProtocol: local.relayProtocol ?? local.protocol, relay: local.address,
+          sfu: `${remote.address}:${remote.port}`, state: pair.state,
+        });
+      }
+    }
+    return out;
+  }
+
+  // Since when every one of n video tracks has had no newer frame is the age of the n-th newest: its
+  // largest value is the longest gap that somebody in the call saw. Keys of a connection that was replaced grow
+  // old; the new ones take their place.
+  const watched = { video: new Map(), audio: new Map() };
+  let watching = null;
+
+  async function sample() {
+    const now = Date.now();
+    for (const t of await inbound()) {
+      const count = t.kind === 'video' ? t.frames : t.packets;
+      const had = watched[t.kind].get(t.key);
+      if (!had || had.count !== count) watched[t.kind].set(t.key, { count, at: count > 0 ? now : 0 });
+    }
+  }
+
+  function lag(kind, n) {
+    const newest = [...watched[kind].values()].map((v) => v.at).sort((a, b) => b - a);
+    return newest.length < n ? Infinity : Date.now() - newest[n - 1];
+  }
+
+  async function watch(n) {
+    await sample();
+    const run = { n, worst: { video: 0, audio: 0 }, since: Date.now(), on: true };
+    watching = run;
+    while (run.on) {
+      await sample();
+      for (const kind of ['video', 'audio']) run.worst[kind] = Math.max(run.worst[kind], lag(kind, n));
+      await sleep(40);
+    }
+  }
+
+  window.__probe = {
+    pcs, live, inbound, pairs,
+
+    async until(ms, holds) {
+      const end = Date.now() + ms;
+      let last;
+      do {
+        try { last = await holds(); } catch (e) { last = String(e); if (!(e instanceof TypeError)) throw e; }
+        if (last && typeof last !== 'string') return { at: Date.now() };
+        await sleep(20);
+      } while (Date.now() < end);
+      return { at: 0, last };
+    },
+
+    // How many video tracks decode frames and how many audio tracks carry sound, compared with a moment ago.
+    async flowing(over = 250) {
+      const before = new Map((await inbound()).map((t) => [t.key, t]));
+      await sleep(over);
+      const n = { video: 0, audio: 0 };
+      for (const t of await inbound()) {
+        const b = before.get(t.key);
+        if (!b) continue;
+        if (t.kind === 'video' && t.frames > b.frames) n.video++;
+        if (t.kind === 'audio' && t.packets > b.packets && (t.energy > 0 || t.level > 0)) n.audio++;
+      }
+      return n;
+    },
+
+    // Every one of n others is seen and heard.
+    async meets(n) {
+      const f = await this.flowing();
+      return f.video >= n && f.audio >= n;
+    },
+
+    watch(n) { void watch(n); },
+    // Gaps since watch() began, in ms; with `stop` it ends.
+    gaps(stop) {
+      if (stop) watching.on = false;
+      return { video: watching.worst.video, audio: watching.worst.audio, lag: lag('video', watching.n), watched: Date.now() - watching.since };
+    },
+
+    async state() {
+      return {
+        pcs: pcs.map((pc) => [pc.signalingState, pc.iceConnectionState, pc.connectionState].join('/')),
+        pairs: await pairs(),
+        inbound: (await inbound()).map((t) => `${t.kind} ${t.track}: ${t.packets} packets, ${t.frames} frames, energy ${t.energy.toFixed(4)}`),
+        text: (document.querySelector('[role=alert]')?.textContent ?? '').slice(0, 200),
+      };
+    },
+  };
+})();
