@@ -1,0 +1,180 @@
+package turn
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/pion/dtls/v3"
+	"github.com/pion/transport/v4/packetio"
+)
+
+// dtlsDemux gives each DTLS client on one UDP socket a connection of its own. The library's
+// listener does that without a bound: it keeps state for every address that sends a handshake
+// record, and queues what a stalled connection does not read.
+type dtlsDemux struct {
+	srv    *Server
+	socket *net.UDPConn
+	half   tally // handshakes under way, by network
+
+	mu       sync.RWMutex // guards sessions; read-locked by the one reader for each datagram
+	sessions map[netip.AddrPort]*dtlsSession
+}
+
+func (s *Server) openDTLS(l *listener, at netip.AddrPort) error {
+	c, err := listenUDP(at)
+	if err != nil {
+		return err
+	}
+	d := &dtlsDemux{srv: s, socket: c, sessions: map[netip.AddrPort]*dtlsSession{}}
+	l.close = c.Close
+	l.run = d.read
+	return nil
+}
+
+// maxDatagram is the longest datagram taken on the DTLS socket, in bytes: the library's buffer.
+const maxDatagram = 8192
+
+func (d *dtlsDemux) read() {
+	p := make([]byte, maxDatagram)
+	for failed := 0; failed < maxReadErrors; {
+		n, from, err := d.socket.ReadFromUDPAddrPort(p)
+		if err != nil {
+			if d.srv.ctx.Err() != nil {
+				return
+			}
+			failed++
+			continue
+		}
+		failed = 0
+		if n == len(p) {
+			continue
+		}
+		session := d.find(from)
+		if session == nil && isClientHello(p[:n]) {
+			session = d.open(from)
+		}
+		if session != nil {
+			session.queue.Write(p[:n]) //nolint:errcheck // full: the datagram is lost, as datagrams may be
+		}
+	}
+}
+
+// isClientHello looks at a record (RFC 6347 section 4.1): type handshake, version DTLS, epoch 0,
+// and in it a ClientHello.
+func isClientHello(b []byte) bool {
+	return len(b) > 25 && b[0] == 22 && b[1] == 254 && b[3] == 0 && b[4] == 0 && b[13] == 1
+}
+
+func (d *dtlsDemux) find(from netip.AddrPort) *dtlsSession {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.sessions[from]
+}
+
+// maxQueued bounds what a session that does not read may hold, in bytes.
+const maxQueued = 256 << 10
+
+func (d *dtlsDemux) open(from netip.AddrPort) *dtlsSession {
+	network := networkOf(from.Addr().Unmap())
+	each := d.srv.limits.ClientHalfOpenDTLS
+	if from.Addr().Unmap().IsLoopback() {
+		each = 0
+	}
+	if !d.half.take(network, each, d.srv.limits.HalfOpenDTLS) {
+		d.srv.metrics.dropped[dropDTLSBacklog].Inc()
+		return nil
+	}
+	session := &dtlsSession{demux: d, from: from, addr: net.UDPAddrFromAddrPort(from), queue: packetio.NewBuffer()}
+	session.queue.SetLimitSize(maxQueued)
+	d.mu.Lock()
+	d.sessions[from] = session
+	d.mu.Unlock()
+	if !d.srv.handle(session, session.addr, func(h *held) { d.serve(session, h, network) }) {
+		d.half.give(network)
+		return nil
+	}
+	return session
+}
+
+func (d *dtlsDemux) serve(session *dtlsSession, h *held, network netip.Prefix) {
+	conn, err := d.handshake(session)
+	d.half.give(network)
+	if err != nil {
+		d.srv.metrics.dropped[dropHandshake].Inc()
+		return
+	}
+	d.srv.serveLink(transportDTLS, &dtlsLink{Conn: conn, remote: session.addr, buf: make([]byte, maxDatagram)}, h)
+}
+
+func (d *dtlsDemux) handshake(session *dtlsSession) (*dtls.Conn, error) {
+	conn, err := dtls.ServerWithOptions(session, session.addr, d.srv.cert.dtlsOptions()...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(d.srv.ctx, d.srv.limits.Handshake)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		conn.Close() //nolint:errcheck // the handshake's error is the reason
+		return nil, err
+	}
+	return conn, nil
+}
+
+// dtlsSession is one client's part of the socket, below DTLS, as the library wants it.
+type dtlsSession struct {
+	demux *dtlsDemux
+	from  netip.AddrPort
+	addr  *net.UDPAddr
+	queue *packetio.Buffer
+	once  sync.Once
+}
+
+func (c *dtlsSession) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, err := c.queue.Read(p)
+	return n, c.addr, err
+}
+
+func (c *dtlsSession) WriteTo(p []byte, _ net.Addr) (int, error) {
+	return c.demux.socket.WriteToUDPAddrPort(p, c.from)
+}
+
+// Close lets the address begin anew.
+func (c *dtlsSession) Close() error {
+	c.once.Do(func() {
+		c.demux.mu.Lock()
+		delete(c.demux.sessions, c.from)
+		c.demux.mu.Unlock()
+		c.queue.Close() //nolint:errcheck // memory
+	})
+	return nil
+}
+
+func (c *dtlsSession) LocalAddr() net.Addr               { return c.demux.socket.LocalAddr() }
+func (c *dtlsSession) SetDeadline(t time.Time) error     { return c.queue.SetReadDeadline(t) }
+func (c *dtlsSession) SetReadDeadline(t time.Time) error { return c.queue.SetReadDeadline(t) }
+func (c *dtlsSession) SetWriteDeadline(time.Time) error  { return nil }
+
+// dtlsLink is one client's connection above DTLS. A record is one message, of any length: the
+// library's own use of DTLS as a stream ends with the first length that is no multiple of 4.
+type dtlsLink struct {
+	*dtls.Conn
+	remote net.Addr
+	buf    []byte // a read into less than the record is an error that would end the session
+}
+
+func (l *dtlsLink) ReadFrom(p []byte) (int, net.Addr, error) {
+	for {
+		n, err := l.Read(l.buf)
+		if err != nil {
+			return 0, nil, err
+		}
+		if n <= len(p) {
+			return copy(p, l.buf[:n]), l.remote, nil
+		}
+	}
+}
+
+func (l *dtlsLink) WriteTo(p []byte, _ net.Addr) (int, error) { return l.Write(p) }

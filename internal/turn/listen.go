@@ -1,0 +1,146 @@
+package turn
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"orama.network/orama"
+)
+
+// How a client reaches the server, in Status, logs and metrics.
+const (
+	transportUDP  = "udp"
+	transportTCP  = "tcp"
+	transportTLS  = "tls"
+	transportDTLS = "dtls"
+)
+
+// listener is one bound address, or one that may not be bound.
+type listener struct {
+	transport string
+	addr      string
+	err       error // why it does not serve; the functions are nil then
+	run       func()
+	close     func() error
+}
+
+// bind opens all listeners or none. One that this user may not bind is left out.
+func (s *Server) bind(ip netip.Addr, p Ports) ([]*listener, error) {
+	wanted := []struct {
+		transport, proto string
+		port             uint16
+		open             func(*listener, netip.AddrPort) error
+	}{
+		{transportUDP, "udp", p.UDP, s.openUDP},
+		{transportTCP, "tcp", p.TCP, s.opener(s.serveTCP)},
+		{transportTLS, "tcp", p.TLS, s.opener(s.serveTLS)},
+		{transportDTLS, "udp", p.HTTPS, s.openDTLS},
+		{transportTLS, "tcp", p.HTTPS, s.opener(s.serveShared)},
+	}
+	var bound []*listener
+	for _, w := range wanted {
+		at := netip.AddrPortFrom(ip, w.port)
+		l := &listener{transport: w.transport, addr: at.String()}
+		if l.err = w.open(l, at); l.err != nil && !errors.Is(l.err, syscall.EACCES) {
+			closeBound(bound)
+			return nil, &orama.Error{
+				Kind: orama.KindUnavailable, Code: "listen_failed",
+				Message: fmt.Sprintf("TURN cannot listen on %s/%s", at, w.proto), Err: l.err,
+			}
+		}
+		bound = append(bound, l)
+	}
+	for _, l := range bound {
+		if l.err == nil {
+			return bound, nil
+		}
+	}
+	return nil, &orama.Error{
+		Kind: orama.KindUnavailable, Code: "listen_failed", Message: fmt.Sprintf("TURN may not listen on any port of %s", ip), Err: bound[0].err,
+	}
+}
+
+func closeBound(bound []*listener) {
+	for _, l := range bound {
+		if l.err == nil {
+			l.close() //nolint:errcheck // the error that led here is told
+		}
+	}
+}
+
+// opener makes a TCP listener whose connections serve handles; they are closed when it returns.
+func (s *Server) opener(serve func(net.Conn, *held)) func(*listener, netip.AddrPort) error {
+	return func(l *listener, at netip.AddrPort) error {
+		tcp, err := net.ListenTCP(network("tcp", at.Addr()), net.TCPAddrFromAddrPort(at))
+		if err != nil {
+			return err
+		}
+		l.close = tcp.Close
+		l.run = func() { s.accept(tcp, serve) }
+		return nil
+	}
+}
+
+// Waits after a failed Accept, such as for want of descriptors.
+const (
+	acceptWait    = 5 * time.Millisecond
+	acceptWaitMax = time.Second
+)
+
+func (s *Server) accept(l net.Listener, serve func(net.Conn, *held)) {
+	wait := acceptWait
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if s.ctx.Err() != nil {
+				return
+			}
+			s.log.Warn("turn: accept failed", "addr", l.Addr(), "err", err)
+			select {
+			case <-s.ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, acceptWaitMax)
+			continue
+		}
+		wait = acceptWait
+		s.handle(c, c.RemoteAddr(), func(h *held) { serve(c, h) })
+	}
+}
+
+// handle registers a connection and serves it in its own goroutine; unless there are too many, when it
+// closes it and reports false.
+func (s *Server) handle(c closer, from net.Addr, serve func(*held)) bool {
+	who := addrPort(from).Addr()
+	limit := s.limits.ClientConns
+	if who.IsLoopback() {
+		limit = 0 // as for relays
+	}
+	h := s.conns.hold(c, clientOf(who), limit, s.limits.Conns)
+	if h == nil {
+		s.metrics.dropped[dropConns].Inc()
+		c.Close() //nolint:errcheck // refused
+		return false
+	}
+	s.wg.Go(func() {
+		defer s.conns.release(h)
+		serve(h)
+	})
+	return true
+}
+
+// serveLink lets an engine serve one connection until it ends.
+func (s *Server) serveLink(transport string, l link, h *held) {
+	g := newGate(s, transport, l)
+	h.attach(g)
+	if err := g.serve(); err != nil {
+		s.log.Error("turn: no engine for a connection", "err", err)
+		return
+	}
+	<-g.done
+}

@@ -1,0 +1,297 @@
+package turn
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/stun/v4"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/plan"
+)
+
+// Server is one host's TURN server. Make it with New; set Ports and Limits, if at all, before the
+// first Apply. Its methods may be called from any goroutine.
+type Server struct {
+	Ports  Ports
+	Limits Limits
+
+	log     *slog.Logger
+	reg     prometheus.Registerer
+	metrics *metrics
+	lines   *lineLimit
+	boot    string
+	decoy   string // stands in for the secret of a namespace that does not exist
+	now     func() time.Time
+
+	// Set by the first Apply before any listener runs, then never changed.
+	realm    string
+	publicIP netip.Addr
+	relayIP  netip.Addr
+	limits   Limits
+	answers  *budget
+
+	// Swapped by later Applies under mu, read without it.
+	table   atomic.Pointer[map[orama.NamespaceID]*tenant]
+	cert    certificate
+	backend atomic.Pointer[string]
+
+	draining atomic.Bool
+	clients  tally    // relays by client
+	relays   head     // relays that the engines still know
+	conns    registry // TCP, TLS and DTLS connections
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine of ours
+
+	mu         sync.Mutex // serialises Apply and Close; guards the following
+	configured bool
+	closed     bool
+	listeners  []*listener
+}
+
+// New makes a server that listens nowhere yet. reg may be nil.
+func New(log *slog.Logger, reg prometheus.Registerer) *Server {
+	s := &Server{
+		log: log, reg: reg, metrics: newMetrics(), lines: newLineLimit(),
+		boot: randomHex(8), decoy: auth.NewTURNSecret(), now: time.Now,
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.table.Store(&map[orama.NamespaceID]*tenant{})
+	if reg != nil {
+		reg.MustRegister(collector{s})
+	}
+	return s
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) //nolint:errcheck // never fails since Go 1.24
+	return hex.EncodeToString(b)
+}
+
+// Apply makes the server what spec says. The first call binds the listeners: one that may not be
+// bound (EACCES) is left out and told by Status; any other failure leaves nothing open, and the
+// system's error (such as EADDRINUSE) can be found with errors.Is. Later calls change tenants,
+// certificate and HTTPS backend while it serves; relays of a tenant that keeps its secret and block
+// live on, the others have ended when Apply returns. Addresses and realm cannot change. A refused spec
+// changes nothing.
+func (s *Server) Apply(spec plan.TURNSpec) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return orama.Errorf(orama.KindUnavailable, "closed", "the TURN server is closed")
+	}
+	if err := checkSpec(spec); err != nil {
+		return err
+	}
+	cert, err := parseCertificate(spec.CertPEM, spec.KeyPEM)
+	if err != nil {
+		return err
+	}
+	if s.configured && (spec.PublicIP != s.publicIP || spec.RelayIP != s.relayIP || spec.Realm != s.realm) {
+		return orama.Errorf(orama.KindInvalid, "address_changed", "a running TURN server cannot change its addresses or realm; restart it")
+	}
+	if !s.configured {
+		if err := s.start(spec); err != nil {
+			return err
+		}
+	}
+	s.cert.current.Store(cert)
+	s.backend.Store(&spec.HTTPSBackend)
+	s.setTenants(spec.Tenants)
+	return nil
+}
+
+// start binds the listeners and sets them going.
+func (s *Server) start(spec plan.TURNSpec) error {
+	s.limits = s.Limits.orDefaults()
+	s.answers = newBudget(s.limits.Answers, s.limits.AnswerBurst)
+	s.realm, s.publicIP, s.relayIP = spec.Realm, spec.PublicIP, spec.RelayIP
+	s.backend.Store(&spec.HTTPSBackend)
+	bound, err := s.bind(spec.PublicIP, s.Ports.orStandard())
+	if err != nil {
+		return err
+	}
+	s.listeners, s.configured = bound, true
+	for _, l := range bound {
+		if l.err != nil {
+			s.log.Warn("turn: listener left out", "transport", l.transport, "addr", l.addr, "err", l.err)
+			continue
+		}
+		s.wg.Go(l.run)
+	}
+	s.wg.Go(s.sweep)
+	return nil
+}
+
+// setTenants publishes the new table first, so that no relay is opened under an old secret after
+// the old ones were ended. Sockets of ended relays are closed before it returns, so a block may pass
+// from one tenant to another in one Apply.
+func (s *Server) setTenants(specs []plan.TenantSpec) {
+	old := s.tenants()
+	next := make(map[orama.NamespaceID]*tenant, len(specs))
+	for _, spec := range specs {
+		t := old[spec.Namespace]
+		if t == nil || t.secret != spec.Secret {
+			t = newTenant(spec.Namespace, spec.Secret)
+			t.move(spec.Relay)
+		}
+		if err := t.fence.Replace(spec.Allow); err != nil {
+			s.log.Error("turn: a checked fence was refused", "namespace", spec.Namespace, "err", err)
+			t.fence.Replace(nil) //nolint:errcheck // an empty list is never refused
+		}
+		next[spec.Namespace] = t
+	}
+	s.table.Store(&next)
+	for id, t := range old {
+		s.retire(t, next[id])
+	}
+	for _, spec := range specs {
+		next[spec.Namespace].move(spec.Relay)
+	}
+}
+
+func (s *Server) retire(t, successor *tenant) {
+	switch successor {
+	case t:
+	case nil:
+		t.revoke(endRemoved)
+		s.metrics.refused.DeletePartialMatch(prometheus.Labels{"namespace": string(t.id)})
+	default:
+		t.revoke(endRotated)
+		successor.inherit(t)
+	}
+}
+
+func (s *Server) tenants() map[orama.NamespaceID]*tenant { return *s.table.Load() }
+
+func (s *Server) family() byte {
+	if s.relayIP.Is4() {
+		return familyIPv4
+	}
+	return familyIPv6
+}
+
+// clientCap is how many relays an address may hold; 0 is without a cap of its own. Only this machine
+// can send from a loopback address, and a local cluster's clients all share one.
+func (s *Server) clientCap(ip netip.Addr) int {
+	if ip.IsLoopback() {
+		return 0
+	}
+	return s.limits.ClientRelays
+}
+
+func (s *Server) atClientCap(ip netip.Addr) bool {
+	limit := s.clientCap(ip)
+	return limit > 0 && s.clients.of(clientOf(ip)) >= limit
+}
+
+// open gives r its socket, or says why not.
+func (s *Server) open(r *relay) (reason string, err error) {
+	who := clientOf(r.client.Addr())
+	if !s.clients.take(who, s.clientCap(r.client.Addr()), 0) {
+		return refuseClientCap, errRefused
+	}
+	if err := r.tenant.open(r, s.relayIP, s.now(), s.limits.Idle); err != nil {
+		s.clients.give(who)
+		return openReason(err), err
+	}
+	s.relays.join()
+	return "", nil
+}
+
+func openReason(err error) string {
+	switch {
+	case errors.Is(err, errBlockFull):
+		return refuseBlock
+	case errors.Is(err, errTenantGone):
+		return refuseUnknown
+	}
+	return refuseBind
+}
+
+// relayEnded is called once for each relay that open gave a socket.
+func (s *Server) relayEnded(r *relay, why string) {
+	s.clients.give(clientOf(r.client.Addr()))
+	sum := r.totals()
+	s.log.Info("turn: relay ended", "namespace", r.tenant.id, "client", r.client, "transport", r.transport, "port", r.port,
+		"reason", why, "lived", s.now().Sub(r.created).Round(time.Millisecond),
+		"up_packets", sum.upPackets, "up_bytes", sum.upBytes, "down_packets", sum.downPackets, "down_bytes", sum.downBytes,
+		"fenced", sum.droppedIn+sum.droppedOut)
+}
+
+// refused counts and logs a refusal. Strangers can cause these, so lines are limited by reason.
+func (s *Server) refused(ns orama.NamespaceID, transport string, from netip.AddrPort, method stun.Method, reason string) {
+	s.metrics.refused.WithLabelValues(string(ns), reason).Inc()
+	if ok, unsaid := s.lines.allow(reason, s.now()); ok {
+		s.log.Info("turn: refused", "namespace", ns, "client", from, "transport", transport,
+			"method", method.String(), "reason", reason, "lines_left_out", unsaid)
+	}
+}
+
+// sweep ends relays and connections whose time is over, and notes who is silent.
+func (s *Server) sweep() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-tick.C:
+			s.sweepAt(s.now())
+		}
+	}
+}
+
+func (s *Server) sweepAt(now time.Time) {
+	for _, t := range s.tenants() {
+		t.sweep(now)
+	}
+	for range s.conns.closeSilent(now.Add(-s.limits.Silent)) {
+		s.metrics.dropped[dropSilent].Inc()
+	}
+}
+
+// Drain opens no more relays and returns when none is left, or ctx has ended.
+func (s *Server) Drain(ctx context.Context) {
+	s.draining.Store(true)
+	s.relays.wait(ctx)
+}
+
+// Close ends every relay and connection and returns when all goroutines of the server have.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.cancel()
+	for _, t := range s.tenants() {
+		t.revoke(endClosed)
+	}
+	var errs []error
+	for _, l := range s.listeners {
+		if l.err == nil {
+			errs = append(errs, l.close())
+		}
+	}
+	s.conns.closeAll()
+	s.wg.Wait()
+	s.relays.wait(context.Background())
+	if s.reg != nil {
+		s.reg.Unregister(collector{s})
+	}
+	return errors.Join(errs...)
+}
