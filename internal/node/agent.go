@@ -33,6 +33,8 @@ type Store interface {
 	Revision(ctx context.Context) (int64, error)
 	Heartbeat(ctx context.Context, n orama.Node, now time.Time) error
 	Observe(ctx context.Context, seen []orama.Observed) error
+	Rooms(ctx context.Context, ns orama.NamespaceID) ([]orama.Room, error)
+	DeleteRoom(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, epoch int64) error
 }
 
 // Runner keeps the processes of this machine's units alive.
@@ -69,6 +71,7 @@ type Status struct {
 	Configured bool
 	Draining   bool
 	Tenants    []orama.NamespaceID // of TURN: who is served
+	Rooms      []orama.RoomID      // of an SFU: those it has in hand
 }
 
 // Prober uses an instance as a client would; nil means that it serves.

@@ -37,6 +37,7 @@ type world struct {
 	last     map[string]orama.Observation
 	saved    []manifest.State
 	beats    int
+	rooms    []orama.Room
 }
 
 type process struct {
@@ -85,6 +86,19 @@ func (w *world) Observe(_ context.Context, seen []orama.Observed) error {
 	return nil
 }
 
+func (w *world) Rooms(context.Context, orama.NamespaceID) ([]orama.Room, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.rooms), nil
+}
+
+func (w *world) DeleteRoom(_ context.Context, _ orama.NamespaceID, id orama.RoomID, epoch int64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rooms = slices.DeleteFunc(w.rooms, func(r orama.Room) bool { return r.ID == id && r.Epoch == epoch })
+	return nil
+}
+
 func (w *world) Run(_ context.Context, role orama.Role, ns orama.NamespaceID) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -123,7 +137,7 @@ func (w *world) status(role orama.Role, ns orama.NamespaceID) (node.Status, erro
 	if p == nil {
 		return node.Status{}, errors.New("no such process")
 	}
-	st := node.Status{Boot: p.boot, Configured: p.applied > 0}
+	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Rooms: []orama.RoomID{"busy"}}
 	if p.turn != nil {
 		for _, t := range p.turn.Tenants {
 			st.Tenants = append(st.Tenants, t.Namespace)
@@ -385,5 +399,26 @@ func TestOrderlyEndIsRecorded(t *testing.T) {
 		later(time.Second)
 		a.ReportGone(t.Context())
 		require.Equal(t, orama.StateGone, w.last["sfu/alpha"].State)
+	})
+}
+
+func TestRecordsOfEmptyRoomsAreRemoved(t *testing.T) {
+	w := newWorld()
+	within(t, w, func(t *testing.T, _ *node.Agent) {
+		old := time.Now().Add(-time.Hour)
+		w.rooms = []orama.Room{
+			{ID: "busy", Node: self, Epoch: 1, UpdatedAt: old},
+			{ID: "empty", Node: self, Epoch: 1, UpdatedAt: old},
+			{ID: "kept", Node: self, Epoch: 1, UpdatedAt: old, Permanent: true},
+			{ID: "elsewhere", Node: "node-2", Epoch: 1, UpdatedAt: old},
+			{ID: "new", Node: self, Epoch: 1, UpdatedAt: time.Now().Add(time.Hour)},
+		}
+		w.enable("alpha")
+		later(30 * time.Second)
+		var left []orama.RoomID
+		for _, r := range w.rooms {
+			left = append(left, r.ID)
+		}
+		require.Equal(t, []orama.RoomID{"busy", "kept", "elsewhere", "new"}, left)
 	})
 }
