@@ -1,0 +1,86 @@
+package client
+
+import (
+	"time"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/signal"
+)
+
+// The protocol's nouns, as they come from the SFU.
+type (
+	Peer        = signal.Peer
+	Track       = signal.Track
+	Permissions = signal.Permissions
+	Level       = signal.Level
+	PeerQuality = signal.PeerQuality
+	Credentials = signal.Credentials
+)
+
+// Event is something that happened in the room: one of the types below.
+type Event interface{ event() }
+
+type (
+	// StateChanged tells of the Room's own state. Err is why it closed, nil when it was asked to.
+	StateChanged struct {
+		State State
+		Err   error
+	}
+	// PeerJoined tells of a new peer; PeerLeft of its end, by reason "left", "lost", "kicked" or "room_closed".
+	PeerJoined struct{ Peer Peer }
+	PeerLeft   struct {
+		PeerID orama.PeerID
+		Reason string
+	}
+	// TrackPublished, TrackUnpublished and TrackMuted tell of tracks, the Room's own included.
+	TrackPublished struct {
+		PeerID orama.PeerID
+		Track  Track
+	}
+	TrackUnpublished struct {
+		PeerID orama.PeerID
+		Track  Track
+	}
+	TrackMuted struct {
+		PeerID orama.PeerID
+		Track  Track
+	}
+	// Speakers gives the loudness of those who speak, 0 to 1.
+	Speakers struct{ Levels []Level }
+	// Quality gives the state of the peers' connections.
+	Quality struct{ Peers []PeerQuality }
+	// Draining tells that the SFU asked to move; the Room does so by itself.
+	Draining struct {
+		Reason   string
+		Deadline time.Duration
+	}
+	// Refused tells that the SFU could not honour a frame. Code is stable (docs/protocol.md).
+	Refused struct {
+		Code      string
+		Message   string
+		Retryable bool
+	}
+)
+
+func (StateChanged) event()     {}
+func (PeerJoined) event()       {}
+func (PeerLeft) event()         {}
+func (TrackPublished) event()   {}
+func (TrackUnpublished) event() {}
+func (TrackMuted) event()       {}
+func (Speakers) event()         {}
+func (Quality) event()          {}
+func (Draining) event()         {}
+func (Refused) event()          {}
+
+// State is how a Room is doing.
+type State string
+
+// The states of a Room. Connected means that ICE and DTLS are up and, after a recovery, that
+// packets were seen again. Closed is final.
+const (
+	StateConnecting State = "connecting"
+	StateConnected  State = "connected"
+	StateRecovering State = "recovering"
+	StateClosed     State = "closed"
+)

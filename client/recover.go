@@ -1,0 +1,237 @@
+package client
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/pion/webrtc/v4"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/signal"
+)
+
+// The numbers of a recovery. A restart takes two round trips and an allocation, so one that has
+// not worked in restartEvery is worth repeating with whatever relays live now.
+const (
+	watchEvery      = 100 * time.Millisecond // while not connected
+	firstRestart    = 5 * time.Second        // a new connection is given this long before its first ICE restart
+	restartEvery    = 1500 * time.Millisecond
+	restartsFor     = 10 * time.Second       // then everything is started over
+	flowWithin      = 3 * time.Second        // media counts as flowing that long after its last packet
+	quietAfter      = time.Second            // a path that stays up so long with nothing to carry is good
+	proofWithin     = 8 * time.Second        // and with something to carry, which may have ended unnoticed
+	startOverSpread = 100 * time.Millisecond // a draining SFU tells everybody at once
+	backoffFirst    = 250 * time.Millisecond
+	backoffMost     = 5 * time.Second
+	lasted          = 5 * time.Second // a join that held so long makes the next loss a new one
+)
+
+// outage is the time from a loss to the proof that it is over.
+type outage struct {
+	since    time.Time
+	expect   bool      // media of others flowed before, so it must flow after
+	next     time.Time // not before this another ICE restart
+	deadline time.Time // then start over
+}
+
+// lose notes that the socket or the media path is gone.
+func (r *Room) lose(what, why string) {
+	now := time.Now()
+	if r.outage == nil {
+		r.opts.Logger.Info("lost", "what", what, "why", why)
+		r.outage = &outage{since: now, next: now, deadline: now.Add(restartsFor)}
+		r.outage.expect = now.Sub(time.Unix(0, r.seen.Load())) < flowWithin
+		r.tick.Reset(watchEvery)
+	}
+	r.review()
+	if what == "media" {
+		r.repair(now)
+	}
+}
+
+// review decides the state from what is so, not from what happened.
+func (r *Room) review() {
+	if r.whole(time.Now()) {
+		if r.outage != nil {
+			r.opts.Logger.Info("connected", "after", time.Since(r.outage.since))
+		}
+		r.outage = nil
+		r.tick.Stop()
+		r.setState(StateConnected, nil)
+		return
+	}
+	if r.State() == StateConnected {
+		r.setState(StateRecovering, nil)
+	}
+}
+
+// whole reports whether socket and media are up and, after an outage, whether packets prove it.
+func (r *Room) whole(now time.Time) bool {
+	if r.sock == nil || !r.sock.joined || r.sess == nil || !r.sess.up() {
+		return false
+	}
+	o := r.outage
+	if o == nil || time.Unix(0, r.seen.Load()).After(o.since) {
+		return true
+	}
+	held := now.Sub(r.sess.upSince)
+	if o.expect && r.someTrack() {
+		return held > proofWithin
+	}
+	return held > quietAfter || r.sess.packets() > 0
+}
+
+func (s *session) up() bool {
+	return s.pc.ConnectionState() == webrtc.PeerConnectionStateConnected && !s.upSince.IsZero()
+}
+
+// someTrack reports whether anybody else has a track that is not muted.
+func (r *Room) someTrack() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.peers {
+		for _, t := range p.Tracks {
+			if !t.Muted {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// watch is the clock of an outage.
+func (r *Room) watch() {
+	now := time.Now()
+	r.review()
+	if r.outage == nil {
+		return
+	}
+	if now.Sub(r.outage.since) > r.opts.GiveUpAfter {
+		r.fail(orama.Errorf(orama.KindUnavailable, "gave_up", "the room could not be reached again"))
+		return
+	}
+	r.repair(now)
+}
+
+// repair restarts ICE, again and again, and starts over when that does not help.
+func (r *Room) repair(now time.Time) {
+	o := r.outage
+	if o == nil || r.sock == nil || !r.sock.joined || r.sess == nil || r.sess.up() || now.Before(o.next) {
+		return
+	}
+	if now.After(o.deadline) {
+		r.startOver("ICE restarts did not help")
+		return
+	}
+	o.next = now.Add(restartEvery)
+	r.opts.Logger.Info("restarting ICE")
+	r.send(&signal.Negotiate{ICERestart: true})
+}
+
+// startOver leaves the peer behind and joins as a new one.
+func (r *Room) startOver(why string) {
+	if r.leaving {
+		return
+	}
+	r.opts.Logger.Info("starting over", "why", why)
+	if l := r.sock; l != nil {
+		l.send(&signal.Leave{}) //nolint:errcheck // it is left anyway
+		l.bye()
+		r.sock = nil
+	}
+	r.resume = ""
+	r.generation++ // a dial on its way would resume the peer that is left here
+	r.lose("room", why)
+	r.retire()
+	r.redial(rand.N(startOverSpread)) //nolint:gosec // jitter
+}
+
+// retire ends the session. pion takes its time, which the loop does not wait for.
+func (r *Room) retire() {
+	s := r.sess
+	if s == nil {
+		return
+	}
+	r.sess = nil
+	for _, d := range s.down {
+		d.replace(nil)
+	}
+	for _, t := range r.locals {
+		t.detach()
+	}
+	for _, d := range r.channels {
+		d.detach()
+	}
+	r.wg.Go(s.close)
+}
+
+// socketEnded decides what follows by the table of close codes.
+func (r *Room) socketEnded(code websocket.StatusCode) {
+	r.sock = nil
+	r.opts.Logger.Info("socket ended", "code", int(code))
+	r.follow(afterClose(code), "socket")
+}
+
+// dialed takes a new socket, or the reason why there is none.
+func (r *Room) dialed(generation int, ws *websocket.Conn, err error) {
+	stale := r.ctx.Err() != nil || r.sock != nil || generation != r.generation
+	switch {
+	case err == nil && stale:
+		ws.CloseNow() //nolint:errcheck // not needed any more
+	case stale:
+	case err == nil:
+		r.attach(ws)
+	default:
+		r.opts.Logger.Info("no socket", "err", err)
+		r.follow(afterRefusal(err), "socket")
+	}
+}
+
+func (r *Room) follow(v verdict, what string) {
+	switch {
+	case r.ctx.Err() != nil:
+	case r.leaving:
+		r.fail(nil)
+	case v.stop != nil:
+		r.fail(v.stop)
+	case v.token && (r.opts.TokenFunc == nil || r.tokens >= 3):
+		r.fail(orama.Errorf(orama.KindUnauthenticated, "token", "the token is no longer good"))
+	default:
+		if v.token {
+			r.tokens++
+		}
+		r.lose(what, "")
+		r.redial(v.after)
+	}
+}
+
+// redial tries again: at once after a join that lasted, then ever more slowly, with jitter.
+func (r *Room) redial(after time.Duration) {
+	if !r.since.IsZero() && time.Since(r.since) > lasted {
+		r.attempts = 0
+	}
+	r.since = time.Time{}
+	delay := max(after, backoff(r.attempts))
+	r.attempts++
+	join, generation := r.joinFrame(), r.generation
+	r.wg.Go(func() {
+		t := time.NewTimer(delay)
+		defer t.Stop()
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-t.C:
+		}
+		ws, err := r.dial(r.ctx, join)
+		r.tasks.post(func() { r.dialed(generation, ws, err) })
+	})
+}
+
+func backoff(attempt int) time.Duration {
+	if attempt == 0 {
+		return 0
+	}
+	most := min(backoffFirst<<min(attempt-1, 10), backoffMost)
+	return most/2 + rand.N(most/2) //nolint:gosec // jitter
+}

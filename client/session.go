@@ -1,0 +1,305 @@
+package client
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pion/sdp/v3"
+	"github.com/pion/webrtc/v4"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/signal"
+)
+
+// session is one PeerConnection of a Room. Its fields and methods belong to the Room's loop.
+type session struct {
+	room    *Room
+	pc      *webrtc.PeerConnection
+	refs    map[string]signal.TrackRef // by mid: what the SFU sends, from its latest offer
+	down    map[string]*downlink       // by mid
+	offers  int                        // answered so far
+	asked   map[string]int             // by kind: sections asked for by negotiate and not yet offered
+	upSince time.Time                  // since when pc is connected; zero: it is not
+	early   []webrtc.ICECandidateInit  // arrived before the first offer
+	freed   map[string]bool            // by mid: let go of since the last answer; not to be taken before the next
+}
+
+func configuration(c Credentials) webrtc.Configuration {
+	return webrtc.Configuration{
+		ICETransportPolicy: webrtc.ICETransportPolicyRelay,
+		BundlePolicy:       webrtc.BundlePolicyMaxBundle,
+		ICEServers:         []webrtc.ICEServer{{URLs: c.URLs, Username: c.Username, Credential: c.Credential}},
+	}
+}
+
+// newSession makes the connection that the SFU's first offer will start.
+func newSession(r *Room, c Credentials) (*session, error) {
+	pc, err := r.api.NewPeerConnection(configuration(c))
+	if err != nil {
+		return nil, err
+	}
+	s := &session{room: r, pc: pc, down: map[string]*downlink{}, asked: map[string]int{}, freed: map[string]bool{}}
+	post := func(fn func()) {
+		r.tasks.post(func() {
+			if r.sess == s {
+				fn()
+			}
+		})
+	}
+	pc.OnICECandidate(func(c *webrtc.ICECandidate) { post(func() { s.trickle(c) }) })
+	pc.OnConnectionStateChange(func(webrtc.PeerConnectionState) { post(s.changed) })
+	pc.OnICEConnectionStateChange(func(webrtc.ICEConnectionState) { post(s.changed) })
+	pc.OnTrack(func(t *webrtc.TrackRemote, rec *webrtc.RTPReceiver) { post(func() { s.received(t, rec) }) })
+	pc.OnDataChannel(r.listen)
+	for _, d := range r.channels {
+		if err := d.attach(pc); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// setServers takes new credentials. Living relays keep theirs; the next ICE restart uses these.
+func (s *session) setServers(c Credentials) error { return s.pc.SetConfiguration(configuration(c)) }
+
+// changed looks at the connection's state again: events may be late, the state is not.
+func (s *session) changed() {
+	switch state := s.pc.ConnectionState(); state {
+	case webrtc.PeerConnectionStateConnected:
+		if s.upSince.IsZero() {
+			s.upSince = time.Now()
+		}
+		s.room.review()
+	case webrtc.PeerConnectionStateDisconnected, webrtc.PeerConnectionStateFailed:
+		s.upSince = time.Time{}
+		s.room.lose("media", state.String())
+	case webrtc.PeerConnectionStateClosed: // by the SFU: DTLS said so
+		s.upSince = time.Time{}
+		s.room.lose("media", state.String())
+		s.room.startOver("the SFU closed the connection")
+	default:
+		s.upSince = time.Time{}
+	}
+}
+
+func (s *session) trickle(c *webrtc.ICECandidate) {
+	m := &signal.ICECandidate{}
+	if c != nil {
+		init := c.ToJSON()
+		m.Candidate = &signal.CandidateInit{Candidate: init.Candidate, SDPMid: init.SDPMid,
+			SDPMLineIndex: init.SDPMLineIndex, UsernameFragment: init.UsernameFragment}
+	}
+	s.room.send(m)
+}
+
+func (s *session) addCandidate(c *signal.CandidateInit) error {
+	if c == nil {
+		return nil
+	}
+	init := webrtc.ICECandidateInit{Candidate: c.Candidate, SDPMid: c.SDPMid,
+		SDPMLineIndex: c.SDPMLineIndex, UsernameFragment: c.UsernameFragment}
+	if s.offers == 0 {
+		s.early = append(s.early, init)
+		return nil
+	}
+	return s.pc.AddICECandidate(init)
+}
+
+// answer takes an offer of the SFU's: first or later, with sections added, ended or recycled.
+func (s *session) answer(o *signal.Offer) (*signal.Answer, error) {
+	if err := s.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: o.SDP}); err != nil {
+		return nil, fmt.Errorf("offer: %w", err)
+	}
+	slots, err := slotsOf(s.pc.RemoteDescription())
+	if err != nil {
+		return nil, fmt.Errorf("offer: %w", err)
+	}
+	s.release(slots)
+	if err := s.fill(slots); err != nil {
+		return nil, fmt.Errorf("answer: %w", err)
+	}
+	a, err := s.pc.CreateAnswer(&webrtc.AnswerOptions{OfferAnswerOptions: webrtc.OfferAnswerOptions{ICETricklingSupported: true}})
+	if err != nil {
+		return nil, fmt.Errorf("answer: %w", err)
+	}
+	if err := s.pc.SetLocalDescription(a); err != nil {
+		return nil, fmt.Errorf("answer: %w", err)
+	}
+	s.offers++
+	s.asked, s.freed = map[string]int{}, map[string]bool{}
+	s.follow(o.Tracks)
+	text, err := s.closeUnused(a.SDP)
+	if err != nil {
+		return nil, fmt.Errorf("answer: %w", err)
+	}
+	for _, c := range s.early {
+		s.pc.AddICECandidate(c) //nolint:errcheck // a bad candidate is none
+	}
+	s.early = nil
+	return &signal.Answer{SDP: text, Tracks: s.room.refs()}, nil
+}
+
+// slotsOf lists the sections on which the SFU would receive, by mid.
+func slotsOf(d *webrtc.SessionDescription) (map[string]bool, error) {
+	parsed, err := d.Unmarshal()
+	if err != nil {
+		return nil, err
+	}
+	slots := map[string]bool{}
+	for _, m := range parsed.MediaDescriptions {
+		mid, _ := m.Attribute("mid")
+		_, recv := m.Attribute("recvonly")
+		_, both := m.Attribute("sendrecv")
+		if recv || both {
+			slots[mid] = true
+		}
+	}
+	return slots, nil
+}
+
+// release lets go of the tracks whose section the SFU ended.
+func (s *session) release(slots map[string]bool) {
+	for _, t := range s.room.locals {
+		if t.mid != "" && !slots[t.mid] {
+			s.room.forget(t)
+		}
+	}
+}
+
+// fill puts waiting tracks on free sections. pion's AddTrack takes the first free section of the
+// kind that the remote would receive on, the same that is found free here.
+func (s *session) fill(slots map[string]bool) error {
+	for _, t := range s.room.locals {
+		if t.mid != "" || !s.free(t.opts.Kind, slots) {
+			continue
+		}
+		sender, err := s.pc.AddTrack(t.uplink)
+		if err != nil {
+			return err
+		}
+		for _, tr := range s.pc.GetTransceivers() {
+			if tr.Sender() == sender {
+				t.mid = tr.Mid()
+			}
+		}
+		t.sender = sender
+		s.room.wg.Go(func() { t.readRTCP(sender) })
+	}
+	return nil
+}
+
+func (s *session) free(kind string, slots map[string]bool) bool {
+	for _, t := range s.pc.GetTransceivers() {
+		if t.Kind().String() == kind && t.Sender() == nil && slots[t.Mid()] && !s.freed[t.Mid()] {
+			return true
+		}
+	}
+	return false
+}
+
+// closeUnused marks the sections that this side could send on and does not. pion answers them
+// with sendonly, which would announce a track.
+func (s *session) closeUnused(answer string) (string, error) {
+	unused := map[string]bool{}
+	for _, t := range s.pc.GetTransceivers() {
+		unused[t.Mid()] = t.Sender() == nil
+	}
+	d := sdp.SessionDescription{}
+	if err := d.UnmarshalString(answer); err != nil {
+		return "", err
+	}
+	for _, m := range d.MediaDescriptions {
+		mid, _ := m.Attribute("mid")
+		for i, a := range m.Attributes {
+			switch {
+			case unused[mid] && a.Key == "sendonly":
+				m.Attributes[i].Key = "inactive"
+			case unused[mid] && a.Key == "sendrecv":
+				m.Attributes[i].Key = "recvonly"
+			}
+		}
+	}
+	out, err := d.Marshal()
+	return string(out), err
+}
+
+// received takes a receiver's first packet.
+func (s *session) received(remote *webrtc.TrackRemote, rec *webrtc.RTPReceiver) {
+	mid := ""
+	for _, t := range s.pc.GetTransceivers() {
+		if t.Receiver() == rec {
+			mid = t.Mid()
+		}
+	}
+	if mid == "" {
+		return // stopped meanwhile
+	}
+	d := &downlink{mid: mid, remote: remote}
+	s.down[mid] = d
+	s.assign(d)
+	s.room.wg.Go(func() { d.pump(&s.room.seen) })
+	s.room.wg.Go(func() { drainRTCP(rec) })
+}
+
+// follow compares what comes through each receiver with what the SFU says it sends there now.
+func (s *session) follow(refs []signal.TrackRef) {
+	s.refs = map[string]signal.TrackRef{}
+	for _, r := range refs {
+		s.refs[r.Mid] = r
+	}
+	for mid, d := range s.down {
+		if !s.running(d) {
+			d.replace(nil)
+			delete(s.down, mid)
+			continue
+		}
+		s.assign(d)
+	}
+}
+
+func (s *session) running(d *downlink) bool {
+	for _, t := range s.pc.GetTransceivers() {
+		if t.Mid() == d.mid && t.Receiver() != nil && t.Receiver().Track() == d.remote {
+			return true
+		}
+	}
+	return false
+}
+
+// assign gives the downlink its track. Without refs the msid tells whose it is.
+func (s *session) assign(d *downlink) {
+	id, peer := orama.TrackID(d.remote.ID()), orama.PeerID(d.remote.StreamID())
+	if ref, ok := s.refs[d.mid]; ok {
+		id, peer = ref.TrackID, ref.PeerID
+	} else if len(s.refs) > 0 {
+		id = ""
+	}
+	cur := d.track()
+	switch {
+	case cur != nil && cur.ID() == id:
+	case id == "":
+		d.replace(nil)
+	default:
+		pc, ssrc := s.pc, d.remote.SSRC()
+		t := newRemoteTrack(peer, s.room.describe(peer, id, d.remote.Kind().String()), d.remote.Codec(), func() error {
+			return requestKeyframe(pc, ssrc)
+		})
+		if d.replace(t) {
+			s.room.announce(t)
+		}
+	}
+}
+
+// packets counts what came through the chosen relay beside STUN.
+func (s *session) packets() uint32 {
+	stats, ok := s.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePairStats()
+	if !ok {
+		return 0
+	}
+	return stats.PacketsReceived
+}
+
+// close ends the connection and waits for pion's goroutines. It may take long: not for the loop.
+func (s *session) close() {
+	s.pc.GracefulClose() //nolint:errcheck // nothing is left to do about it
+}
