@@ -1,0 +1,12 @@
+// Package supervisor keeps child processes running: it starts them, restarts them when they die, and stops
+// them for good. Children outlive it: each is in a session of its own, and a supervisor that is started again
+// adopts those that live. It knows no cluster and no configuration; what a child is told beyond its
+// arguments is told by others, over the child's control socket.
+//
+// It is for Linux: a process is held by its pidfd, so that a signal never reaches another process that was
+// given the same number.
+//
+// For each unit there is a record DIR/NAME.json of its process: number, start time, boot. A record counts only while
+// all three agree with the kernel. The moment between a child's start and its record's writing is covered by a
+// marker in the child's environment, by which an unrecorded child is found.
+package supervisor
