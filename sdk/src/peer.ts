@@ -1,0 +1,287 @@
+// One RTCPeerConnection to the SFU: the polite side of perfect negotiation, local tracks on their
+// media sections, down tracks by mid. It knows nothing of rooms, sockets or retries.
+
+import type { DataChannel } from './data.js';
+import { OramaError } from './errors.js';
+import { type Flow, type Expected, FlowWatch } from './flow.js';
+import type { Publication } from './media.js';
+import type { CandidateInit, ClientMessage, Credentials, TrackRef } from './protocol.js';
+import { counters, type RoomStats, StatsReader } from './stats.js';
+
+/** ms between looks at the counters. */
+const watchEvery = 500;
+
+/** A track that the SFU sends. */
+export interface Down {
+  mid: string;
+  trackId: string;
+  peerId: string;
+  media: MediaStreamTrack;
+  receiver: RTCRtpReceiver;
+}
+
+export interface PeerHandlers {
+  send(m: ClientMessage): void;
+  /** The complete list of what the SFU sends, after every negotiation. */
+  downs(list: Down[]): void;
+  data(peerId: string, label: string, data: string | ArrayBuffer): void;
+  flow(state: Flow): void;
+  /** What ought to arrive now. */
+  expected(): Expected;
+  failed(error: OramaError): void;
+}
+
+export class PeerLink {
+  private readonly pc: RTCPeerConnection;
+  private readonly ups = new Map<Publication, RTCRtpTransceiver>();
+  /** Sections on which we may send: our own, and those that the SFU offers to receive on. */
+  private readonly slots = new Set<RTCRtpTransceiver>();
+  private refs: TrackRef[] = [];
+  private work: Promise<void> = Promise.resolve();
+  private started = false; // the SFU's first offer has been answered
+  private closed = false;
+  private needed = false; // a change waits to be offered
+  private holdUntil = 0; // ms since the epoch
+  private held: ReturnType<typeof setTimeout> | undefined;
+  private readonly watch = new FlowWatch();
+  private readonly stats = new StatsReader();
+  private readonly timer: ReturnType<typeof setInterval>;
+
+  constructor(credentials: Credentials, private readonly on: PeerHandlers) {
+    this.pc = new RTCPeerConnection(configuration(credentials));
+    this.pc.onnegotiationneeded = () => this.negotiate();
+    this.pc.onicecandidate = (e) => {
+      on.send({ type: 'ice-candidate', candidate: e.candidate ? (e.candidate.toJSON() as CandidateInit) : null });
+    };
+    this.pc.oniceconnectionstatechange = () => void this.look();
+    this.pc.onconnectionstatechange = () => void this.look();
+    this.pc.ondatachannel = (e) => this.receiveFrom(e.channel);
+    this.timer = setInterval(() => void this.look(), watchEvery);
+  }
+
+  /** Takes the SFU's offer and answers; an offer of our own that it crosses is rolled back. */
+  offered(sdp: string, refs: TrackRef[]): void {
+    this.enqueue(async () => {
+      await this.pc.setRemoteDescription({ type: 'offer', sdp });
+      this.refs = refs;
+      this.findSlots(sdp);
+      this.needed = false; // the browser asks again if the answer leaves something to say
+      await this.pc.setLocalDescription();
+      this.started = true;
+      this.sendDescription('answer');
+      this.tellDowns();
+    });
+  }
+
+  /** Takes the answer to our offer; a late one to an offer rolled back is dropped. */
+  answered(sdp: string, refs: TrackRef[] | undefined): void {
+    this.enqueue(async () => {
+      if (this.pc.signalingState !== 'have-local-offer') return;
+      await this.pc.setRemoteDescription({ type: 'answer', sdp });
+      if (refs) this.refs = refs;
+      this.tellDowns();
+    });
+  }
+
+  candidate(c: CandidateInit | null): void {
+    this.enqueue(async () => {
+      await this.pc.addIceCandidate(c ?? undefined).catch(() => {}); // one bad candidate is no loss
+    });
+  }
+
+  /** Takes back our offer, which the SFU could not use, and makes another after so many ms. */
+  refused(waitMs: number): void {
+    this.holdUntil = Date.now() + waitMs;
+    this.enqueue(async () => {
+      if (this.pc.signalingState === 'have-local-offer') await this.pc.setLocalDescription({ type: 'rollback' });
+    });
+    clearTimeout(this.held);
+    this.held = setTimeout(() => this.enqueue(() => this.offer()), waitMs);
+  }
+
+  /** Sends the offer again that a lost socket may have swallowed. */
+  resume(): void {
+    this.enqueue(async () => {
+      if (this.pc.signalingState === 'have-local-offer') this.sendDescription('offer');
+      else await this.offer();
+    });
+  }
+
+  /** New credentials are for new relays; those in use outlive theirs. */
+  setCredentials(c: Credentials): void {
+    if (!this.closed) this.pc.setConfiguration(configuration(c));
+  }
+
+  /** Looks for a new path. Media goes on over the old one, if it still carries any. */
+  restart(): void {
+    if (this.closed) return;
+    this.watch.restart();
+    this.pc.restartIce();
+  }
+
+  /** Sends a publication. Before the first offer its track waits for a section of that offer. */
+  publish(p: Publication): void {
+    const stream = new MediaStream([p.media]);
+    if (!this.started) {
+      const sender = this.pc.addTrack(p.media, stream);
+      this.take(p, this.pc.getTransceivers().find((t) => t.sender === sender)!);
+      return;
+    }
+    const free = this.freeSlot(p.kind);
+    if (!free) return this.take(p, this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream] }));
+    this.take(p, free);
+    free.direction = 'sendonly';
+    this.enqueue(() => free.sender.replaceTrack(p.media));
+  }
+
+  /** Sends the publication's present track, or nothing when it has ended. */
+  async replace(p: Publication): Promise<void> {
+    const live = p.media.readyState === 'live';
+    await this.ups.get(p)?.sender.replaceTrack(live ? p.media : null);
+  }
+
+  unpublish(p: Publication): void {
+    const t = this.ups.get(p);
+    if (!t || this.closed) return;
+    this.ups.delete(p);
+    t.direction = 'inactive';
+    this.enqueue(() => t.sender.replaceTrack(null));
+  }
+
+  /** The publication that is sent on a section. */
+  publication(mid: string): Publication | undefined {
+    for (const [p, t] of this.ups) if (t.mid === mid) return p;
+    return undefined;
+  }
+
+  openChannel(c: DataChannel): void {
+    const channel = this.pc.createDataChannel(c.label, c.options);
+    channel.binaryType = 'arraybuffer';
+    c.attach(channel);
+  }
+
+  async readStats(): Promise<RoomStats> {
+    const report = await this.pc.getStats();
+    return this.stats.read(report, (mid) => {
+      const r = this.refs.find((ref) => ref.mid === mid);
+      return r?.track_id && r.peer_id ? { trackId: r.track_id, peerId: r.peer_id } : undefined;
+    });
+  }
+
+  close(): void {
+    this.closed = true;
+    clearInterval(this.timer);
+    clearTimeout(this.held);
+    this.pc.onnegotiationneeded = this.pc.onicecandidate = this.pc.ondatachannel = null;
+    this.pc.oniceconnectionstatechange = this.pc.onconnectionstatechange = null;
+    this.pc.close();
+  }
+
+  private take(p: Publication, t: RTCRtpTransceiver): void {
+    this.ups.set(p, t);
+    this.slots.add(t);
+  }
+
+  private freeSlot(kind: string): RTCRtpTransceiver | undefined {
+    const taken = new Set(this.ups.values());
+    return [...this.slots].find((t) =>
+      !taken.has(t) && t.receiver.track.kind === kind && t.currentDirection !== 'stopped' && !this.refs.some((r) => r.mid === t.mid));
+  }
+
+  private findSlots(sdp: string): void {
+    const mids = receiving(sdp);
+    for (const t of this.pc.getTransceivers()) {
+      if (t.mid !== null && mids.has(t.mid) && !this.refs.some((r) => r.mid === t.mid)) this.slots.add(t);
+    }
+  }
+
+  // Until the SFU's first offer we have nothing to say: our tracks take its sections.
+  private negotiate(): void {
+    this.needed = true;
+    this.enqueue(() => this.offer());
+  }
+
+  private async offer(): Promise<void> {
+    if (!this.needed || !this.started || Date.now() < this.holdUntil) return;
+    if (this.pc.signalingState !== 'stable') return; // the browser asks again once it is
+    this.needed = false;
+    await this.pc.setLocalDescription();
+    this.sendDescription('offer');
+  }
+
+  private sendDescription(type: 'offer' | 'answer'): void {
+    const sdp = this.pc.localDescription?.sdp;
+    if (sdp) this.on.send({ type, sdp, tracks: this.sent() });
+  }
+
+  private sent(): TrackRef[] {
+    const out: TrackRef[] = [];
+    for (const [p, t] of this.ups) {
+      if (t.mid !== null) out.push({ mid: t.mid, source: p.source, name: p.name, muted: p.muted });
+    }
+    return out;
+  }
+
+  private tellDowns(): void {
+    const list: Down[] = [];
+    const byMid = new Map(this.pc.getTransceivers().map((t) => [t.mid, t]));
+    for (const r of this.refs) {
+      const t = byMid.get(r.mid);
+      if (t && r.track_id && r.peer_id) {
+        list.push({ mid: r.mid, trackId: r.track_id, peerId: r.peer_id, media: t.receiver.track, receiver: t.receiver });
+      }
+    }
+    this.on.downs(list);
+  }
+
+  private receiveFrom(channel: RTCDataChannel): void {
+    channel.binaryType = 'arraybuffer';
+    channel.onmessage = (e) => this.on.data(channel.protocol, channel.label, e.data as string | ArrayBuffer);
+  }
+
+  private async look(): Promise<void> {
+    if (this.closed || !this.started) return;
+    const report = await this.pc.getStats().catch(() => null);
+    if (!report || this.closed) return;
+    const ice = this.pc.iceConnectionState;
+    const before = this.watch.state;
+    const after = this.watch.update({
+      at: performance.now(),
+      ...counters(report),
+      connected: this.pc.connectionState === 'connected',
+      broken: ice === 'disconnected' || ice === 'failed',
+      expected: this.on.expected(),
+    });
+    if (after !== before) this.on.flow(after);
+  }
+
+  // Descriptions are applied one after another, in the order they came in.
+  private enqueue(step: () => Promise<void>): void {
+    this.work = this.work.then(async () => {
+      if (this.closed) return;
+      try {
+        await step();
+      } catch (cause) {
+        if (!this.closed) this.on.failed(new OramaError('bad_sdp', 'the connection could not be negotiated', true, { cause }));
+      }
+    });
+  }
+}
+
+function configuration(c: Credentials): RTCConfiguration {
+  return {
+    iceServers: [{ urls: c.urls ?? [], username: c.username, credential: c.credential }],
+    iceTransportPolicy: 'relay',
+    bundlePolicy: 'max-bundle',
+  };
+}
+
+/** The mids of a description's sections on which its sender wants to receive. */
+export function receiving(sdp: string): Set<string> {
+  const out = new Set<string>();
+  for (const section of sdp.split(/^m=/m).slice(1)) {
+    const mid = /^a=mid:(\S+)/m.exec(section)?.[1];
+    if (mid && /^(audio|video) /.test(section) && /^a=(recvonly|sendrecv)\s*$/m.test(section)) out.add(mid);
+  }
+  return out;
+}

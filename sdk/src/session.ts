@@ -1,0 +1,303 @@
+// A joined socket, kept joined: tokens, gateways, retries, resuming. It moves frames and knows
+// nothing of media.
+
+import { afterClose, type AfterClose, OramaError } from './errors.js';
+import type { ClientMessage, Credentials, Join, Joined, ServerMessage } from './protocol.js';
+import type { RetryPolicy } from './retry.js';
+import { SignalSocket } from './socket.js';
+
+/** ms from dialling to joined. */
+const joinWithin = 10_000;
+/** ms a question over HTTP may take. */
+const askWithin = 5000;
+/** A token this close to its end, in ms, is not worth using. */
+const tokenMargin = 10_000;
+
+export type Transport = 'udp' | 'tcp' | 'tls' | 'dtls';
+
+export interface SessionOptions {
+  /** Gateways' base URLs, tried in turn. */
+  urls: string[];
+  room: string;
+  token: string | (() => string | Promise<string>);
+  transports: Transport[];
+  /** The join frame, but for what the session fills in. */
+  join: Omit<Join, 'type' | 'room' | 'resume'>;
+  retry: RetryPolicy;
+  /** For the first join alone. */
+  firstRetry: RetryPolicy;
+}
+
+export interface SessionHandlers {
+  joined(m: Joined): void;
+  message(m: ServerMessage): void;
+  /** The socket is gone; another is on its way. */
+  lost(): void;
+  /** There will be no other. */
+  ended(error: OramaError): void;
+}
+
+/** Why a try failed, and what to do about it. */
+class Failed extends Error {
+  constructor(readonly next: AfterClose, readonly error: OramaError, readonly waitMs = 0) {
+    super(error.message);
+  }
+}
+
+export class Session {
+  private socket: SignalSocket | null = null;
+  private resume = '';
+  private gateway = 0;
+  private tokenInUse = '';
+  private renew = false; // the token in use was refused
+  private joinedNow = false;
+  private run = 0; // of connect; a newer one ends the older
+  private wake: (() => void) | null = null;
+
+  constructor(private readonly options: SessionOptions, private readonly on: SessionHandlers) {}
+
+  get joined(): boolean {
+    return this.joinedNow;
+  }
+
+  /** The first join. */
+  start(): Promise<void> {
+    return this.connect(this.options.firstRetry);
+  }
+
+  send(m: ClientMessage): void {
+    if (this.joinedNow) this.socket?.send(m);
+  }
+
+  /** Leaves for good, within this call. */
+  leave(): void {
+    this.run++;
+    this.drop('leave');
+    this.wake?.();
+  }
+
+  /** Joins anew as a new peer, at the gateway given or at the next. */
+  rejoin(url: string | null = null): void {
+    this.drop('leave');
+    this.resume = '';
+    const base = gatewayOf(url);
+    if (base) {
+      const known = this.options.urls.indexOf(base);
+      this.gateway = known >= 0 ? known : this.options.urls.push(base) - 1;
+    }
+    this.again();
+  }
+
+  /** Ends the wait for the next try: the network is back. */
+  hurry(): void {
+    this.wake?.();
+  }
+
+  /** Asks the gateway for credentials of its own accord. */
+  async credentials(): Promise<Credentials> {
+    const res = await this.ask(await this.token());
+    if (!res.ok) throw (await problem(res)).error;
+    return (await res.json()) as Credentials;
+  }
+
+  private drop(how: 'leave' | 'close'): void {
+    this.joinedNow = false;
+    this.socket?.[how]();
+    this.socket = null;
+  }
+
+  private again(): void {
+    this.on.lost();
+    this.connect(this.options.retry).catch((e: unknown) => {
+      if (e instanceof OramaError) this.on.ended(e);
+    });
+  }
+
+  private async connect(policy: RetryPolicy): Promise<void> {
+    const run = ++this.run;
+    let wait = 0;
+    let last = new OramaError('unreachable', 'the gateway could not be reached', true);
+    for (let attempt = 0; ; attempt++) {
+      const delay = policy.delay(attempt);
+      if (delay === null) throw last;
+      await this.sleep(Math.max(delay, wait));
+      if (run !== this.run) throw new Failed('stop', last);
+      try {
+        return await this.dial(run);
+      } catch (e) {
+        if (run !== this.run) throw e;
+        const failed = this.judge(e);
+        if (failed.next === 'stop') throw failed.error;
+        last = failed.error;
+        wait = Math.max(failed.waitMs, failed.next === 'later' ? 1000 : 0);
+        this.gateway++;
+      }
+    }
+  }
+
+  // A token that can be renewed is renewed once before its refusal is final.
+  private judge(e: unknown): Failed {
+    const failed = e instanceof Failed ? e : new Failed('now', asError(e));
+    if (!(e instanceof Failed) && !failed.error.retryable) return new Failed('stop', failed.error);
+    if (failed.next !== 'new-token') return failed;
+    if (typeof this.options.token === 'string' || this.renew) {
+      return new Failed('stop', new OramaError('unauthorized', failed.error.message));
+    }
+    this.renew = true;
+    return failed;
+  }
+
+  private async dial(run: number): Promise<void> {
+    const token = await this.token();
+    if (run !== this.run) throw new Failed('stop', new OramaError('left', 'the room was left'));
+    return new Promise((resolve, reject) => {
+      const fail = (f: Failed) => {
+        clearTimeout(timer);
+        socket.close();
+        reject(f);
+      };
+      const timer = setTimeout(() => {
+        fail(new Failed('now', new OramaError('timeout', 'the server did not answer the join', true)));
+      }, joinWithin);
+      const socket = new SignalSocket(this.signalURL(), token, {
+        opened: () => socket.send({ type: 'join', room: this.options.room, ...this.options.join, ...(this.resume && { resume: this.resume }) }),
+        message: (m) => {
+          if (m.type === 'joined') {
+            clearTimeout(timer);
+            this.entered(m);
+            resolve();
+          } else if (m.type === 'error' && !this.joinedNow) {
+            fail(new Failed(m.retryable ? 'later' : 'stop', new OramaError(m.code, m.message, m.retryable)));
+          } else this.on.message(m);
+        },
+        closed: (code, wasOpen) => {
+          clearTimeout(timer);
+          if (this.joinedNow && this.socket === socket) return this.lost(code);
+          if (wasOpen) return reject(toFailed(code));
+          this.diagnose(token).then(reject, reject);
+        },
+      });
+      this.socket = socket;
+    });
+  }
+
+  private entered(m: Joined): void {
+    this.joinedNow = true;
+    this.renew = false;
+    this.resume = m.resume;
+    this.on.joined(m);
+  }
+
+  private lost(code: number): void {
+    this.joinedNow = false;
+    this.socket = null;
+    const failed = toFailed(code);
+    if (failed.next === 'stop') return this.on.ended(failed.error);
+    if (failed.next === 'new-token') {
+      const judged = this.judge(failed);
+      if (judged.next === 'stop') return this.on.ended(judged.error);
+    }
+    this.again();
+  }
+
+  private base(): string {
+    return this.options.urls[this.gateway % this.options.urls.length]!;
+  }
+
+  private signalURL(): string {
+    const url = new URL(`${this.base()}/v1/webrtc/signal`);
+    url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
+    url.searchParams.set('room', this.options.room);
+    if (this.options.transports.length > 0) url.searchParams.set('transports', this.options.transports.join(','));
+    return url.href;
+  }
+
+  private async token(): Promise<string> {
+    const source = this.options.token;
+    if (typeof source === 'string') this.tokenInUse = source;
+    else if (this.renew || !this.tokenInUse || expiry(this.tokenInUse) - Date.now() < tokenMargin) {
+      this.tokenInUse = await source();
+    }
+    const only = claims(this.tokenInUse)?.webrtc?.room;
+    if (only && only !== this.options.room) throw new OramaError('forbidden', 'the token is for another room');
+    return this.tokenInUse;
+  }
+
+  private ask(token: string): Promise<Response> {
+    const url = new URL(`${this.base()}/v1/webrtc/turn/credentials`);
+    if (this.options.transports.length > 0) url.searchParams.set('transports', this.options.transports.join(','));
+    return fetch(url, { method: 'POST', headers: { Authorization: `Bearer ${token}` }, signal: AbortSignal.timeout(askWithin) });
+  }
+
+  // A browser does not say why an upgrade was refused, so the same gateway is asked something
+  // that it answers with a reason.
+  private async diagnose(token: string): Promise<Failed> {
+    try {
+      const res = await this.ask(token);
+      if (!res.ok) return await problem(res);
+    } catch {
+      // no answer: unreachable
+    }
+    return new Failed('now', new OramaError('unreachable', 'the gateway could not be reached', true));
+  }
+
+  private sleep(ms: number): Promise<void> {
+    if (ms === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.wake?.(), ms);
+      this.wake = () => {
+        clearTimeout(timer);
+        this.wake = null;
+        resolve();
+      };
+    });
+  }
+}
+
+function toFailed(code: number): Failed {
+  const { next, error } = afterClose(code);
+  return new Failed(next, error);
+}
+
+function asError(e: unknown): OramaError {
+  return e instanceof OramaError ? e : new OramaError('unreachable', 'no token could be had', true, { cause: e });
+}
+
+/** Reads an application/problem+json answer. */
+async function problem(res: Response): Promise<Failed> {
+  const body = (await res.json().catch(() => null)) as { code?: unknown; detail?: unknown; title?: unknown } | null;
+  const text = [body?.detail, body?.title].find((v) => typeof v === 'string') as string | undefined;
+  const code = typeof body?.code === 'string' ? body.code : `http_${res.status}`;
+  const wait = Number(res.headers.get('Retry-After') ?? 0) * 1000 || 0;
+  const retryable = res.status >= 500 || res.status === 429 || res.status === 408;
+  const next: AfterClose = res.status === 401 ? 'new-token' : retryable ? 'later' : 'stop';
+  return new Failed(next, new OramaError(res.status === 401 ? 'unauthorized' : code, text ?? `the gateway answered ${res.status}`, retryable), wait);
+}
+
+interface Claims {
+  exp?: number;
+  webrtc?: { room?: string };
+}
+
+function claims(token: string): Claims | null {
+  try {
+    return JSON.parse(atob(token.split('.')[1]!.replace(/-/g, '+').replace(/_/g, '/'))) as Claims;
+  } catch {
+    return null; // not ours to judge
+  }
+}
+
+/** ms since the epoch */
+function expiry(token: string): number {
+  const exp = claims(token)?.exp;
+  return typeof exp === 'number' ? exp * 1000 : Infinity;
+}
+
+/** The gateway's base of a URL of any kind; null for none or a strange one. */
+export function gatewayOf(url: string | null): string | null {
+  if (!url || !URL.canParse(url)) return null;
+  const u = new URL(url);
+  const protocol = { 'ws:': 'http:', 'wss:': 'https:', 'http:': 'http:', 'https:': 'https:' }[u.protocol];
+  if (!protocol) return null;
+  return `${protocol}//${u.host}${u.pathname.replace(/\/v1\/webrtc\/signal$/, '').replace(/\/+$/, '')}`;
+}
