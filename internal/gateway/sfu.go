@@ -1,0 +1,156 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/auth"
+)
+
+// process is one run of an SFU: another boot on the same node is another process, with other rooms.
+type process struct {
+	ns   orama.NamespaceID
+	node orama.NodeID
+	boot string
+}
+
+// sfus speaks to SFUs over the mesh.
+type sfus struct {
+	keys   *auth.Keys
+	now    func() time.Time
+	within time.Duration // for one dial
+	client *http.Client
+}
+
+func newSFUs(keys *auth.Keys, now func() time.Time, within time.Duration) *sfus {
+	return &sfus{keys: keys, now: now, within: within, client: &http.Client{
+		Transport: &http.Transport{ // no proxy from the environment: the mesh is reached directly
+			DialContext:         (&net.Dialer{Timeout: within}).DialContext,
+			MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
+			MaxResponseHeaderBytes: 16 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+func (s *sfus) close() { s.client.CloseIdleConnections() }
+
+// errLost means that a process does not have its rooms any more, or never will again: another
+// one has to take them over.
+var errLost = errors.New("the SFU is lost to its rooms")
+
+// addressOf finds where a process listens on the mesh.
+func addressOf(c orama.Cluster, p process) (netip.AddrPort, bool) {
+	in, ok := instanceOf(c, p.ns, orama.RoleSFU, p.node)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	n, ok := nodeOf(c, p.node)
+	return netip.AddrPortFrom(n.MeshIP, in.Ports.Signal.First), ok && n.MeshIP.IsValid() && in.Ports.Signal.First != 0
+}
+
+// dial joins a client to a process. The error wraps errLost when the room has to move.
+func (s *sfus) dial(ctx context.Context, at netip.AddrPort, t auth.Ticket) (*socket, error) {
+	t.Issued = s.now()
+	ticket, err := s.keys.MintTicket(t)
+	if err != nil {
+		return nil, err
+	}
+	dialCtx, cancel := context.WithTimeout(ctx, s.within)
+	defer cancel()
+	conn, resp, err := dialSocket(dialCtx, "ws://"+at.String()+"/v1/signal", &websocket.DialOptions{
+		HTTPClient: s.client, HTTPHeader: http.Header{"Authorization": {"Ticket " + ticket}},
+		CompressionMode: websocket.CompressionDisabled,
+	})
+	if err == nil {
+		return conn, nil
+	}
+	if ctx.Err() != nil { // the client went away, or all time is spent: that says nothing about the SFU
+		return nil, ctx.Err()
+	}
+	return nil, refusal(resp, err)
+}
+
+// refusal reads what an SFU's answer means for the room.
+func refusal(resp *http.Response, err error) error {
+	if resp == nil || resp.StatusCode == http.StatusSwitchingProtocols {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	switch resp.StatusCode {
+	case http.StatusConflict, http.StatusServiceUnavailable:
+		return fmt.Errorf("%w: it answered %d", errLost, resp.StatusCode)
+	case http.StatusForbidden:
+		return orama.Errorf(orama.KindForbidden, "forbidden", "you may not join this room")
+	case http.StatusNotFound:
+		return orama.Errorf(orama.KindNotFound, "room_not_found", "there is no such room")
+	case http.StatusTooManyRequests:
+		return limited(time.Second)
+	default: // above all 401: clocks or keys disagree, which no other SFU would mend
+		e := unavailable("sfu_refused", "the room's server refused this gateway; try again", time.Second)
+		e.Err = fmt.Errorf("the SFU answered %d", resp.StatusCode)
+		return e
+	}
+}
+
+// rooms asks a process who is in its rooms.
+func (s *sfus) rooms(ctx context.Context, at netip.AddrPort, p process) (map[orama.RoomID]int, error) {
+	resp, err := s.control(ctx, http.MethodGet, at, p, "/v1/rooms")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the SFU answered %d", resp.StatusCode)
+	}
+	var body struct {
+		Rooms []struct {
+			ID           orama.RoomID `json:"room_id"`
+			Participants int          `json:"participants"`
+		} `json:"rooms"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 16<<20)).Decode(&body); err != nil {
+		return nil, fmt.Errorf("the SFU's list of rooms: %w", err)
+	}
+	out := make(map[orama.RoomID]int, len(body.Rooms))
+	for _, r := range body.Rooms {
+		out[r.ID] = r.Participants
+	}
+	return out, nil
+}
+
+// closeRoom tells a process to send everybody home.
+func (s *sfus) closeRoom(ctx context.Context, at netip.AddrPort, p process, room orama.RoomID) error {
+	resp, err := s.control(ctx, http.MethodDelete, at, p, "/v1/rooms/"+url.PathEscape(string(room)))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotFound {
+		return fmt.Errorf("the SFU answered %d", resp.StatusCode)
+	}
+	return nil
+}
+
+func (s *sfus) control(ctx context.Context, method string, at netip.AddrPort, p process, path string) (*http.Response, error) {
+	ticket, err := s.keys.MintTicket(auth.Ticket{Namespace: p.ns, Node: p.node, Boot: p.boot, Admin: true, Issued: s.now()})
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+at.String()+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Ticket "+ticket)
+	return s.client.Do(req)
+}
