@@ -11,6 +11,20 @@
     }
   };
 
+  // Every `joined` that the page was told, with whether it resumed a peer.
+  const joins = [];
+  const NativeSocket = window.WebSocket;
+  window.WebSocket = class WebSocket extends NativeSocket {
+    constructor(...args) {
+      super(...args);
+      this.addEventListener('message', ({ data }) => {
+        if (typeof data !== 'string' || !data.startsWith('{"type":"joined"')) return;
+        const m = JSON.parse(data);
+        joins.push({ at: Date.now(), resumed: m.resumed, peer: m.peer_id, gateway: new URL(this.url).host });
+      });
+    }
+  };
+
   const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
   // Closed connections have no more media to tell of.
@@ -72,7 +86,7 @@
     for (const t of await inbound()) {
       const count = t.kind === 'video' ? t.frames : t.packets;
       const had = watched[t.kind].get(t.key);
-      if (!had || had.count !== count) watched[t.kind].set(t.key, { count, at: count > 0 ? now : 0 });
+      if (!had || had.count !== count) watched[t.kind].set(t.key, { count, at: count > 0 ? now : 0, born: had?.born ?? now });
     }
   }
 
@@ -93,7 +107,7 @@
   }
 
   window.__probe = {
-    pcs, live, inbound, pairs,
+    pcs, live, inbound, pairs, joins,
 
     async until(ms, holds) {
       const end = Date.now() + ms;
@@ -133,10 +147,17 @@
       return { video: watching.worst.video, audio: watching.worst.audio, lag: lag('video', watching.n), watched: Date.now() - watching.since };
     },
 
+    // A socket was resumed after a moment.
+    resumed: (after) => joins.some((j) => j.at > after && j.resumed),
+    // n video tracks that were not there before a moment show frames.
+    freshSince: (after, n) => [...watched.video.values()].filter((v) => v.born > after && v.at > 0).length >= n,
+
     async state() {
       return {
         pcs: pcs.map((pc) => [pc.signalingState, pc.iceConnectionState, pc.connectionState].join('/')),
         pairs: await pairs(),
+        joins,
+        events: window.participant?.events,
         inbound: (await inbound()).map((t) => `${t.kind} ${t.track}: ${t.packets} packets, ${t.frames} frames, energy ${t.energy.toFixed(4)}`),
         text: (document.querySelector('[role=alert]')?.textContent ?? '').slice(0, 200),
       };

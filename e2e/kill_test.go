@@ -1,0 +1,206 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// instance is one line of webrtc-status.
+type instance struct {
+	Namespace string    `json:"namespace"`
+	Node      string    `json:"node"`
+	Role      string    `json:"role"`
+	State     string    `json:"state"`
+	Detail    string    `json:"detail"`
+	At        time.Time `json:"at"`
+	Since     time.Time `json:"since"`
+	Ports     struct {
+		Relay  ports `json:"relay"`
+		Signal ports `json:"signal"`
+		Media  ports `json:"media"`
+	} `json:"ports"`
+}
+
+type ports struct {
+	First int `json:"first"`
+	Count int `json:"count"`
+}
+
+func (c *cluster) instances(t *testing.T, namespace string) []instance {
+	t.Helper()
+	var status struct {
+		Enabled   bool       `json:"enabled"`
+		Instances []instance `json:"instances"`
+	}
+	c.do(t, &status, "namespace", "webrtc-status", "--namespace", namespace)
+	return status.Instances
+}
+
+// allReady waits until every instance of the namespace was observed ready after a moment.
+func (c *cluster) allReady(t *testing.T, namespace string, after time.Time) {
+	t.Helper()
+	took := eventually(t, 20*time.Second, func() string {
+		for _, in := range c.instances(t, namespace) {
+			if in.State != "ready" || !in.At.After(after) {
+				return fmt.Sprintf("%s on %s is %s, seen at %v: %s", in.Role, in.Node, in.State, in.At, in.Detail)
+			}
+		}
+		return ""
+	})
+	t.Logf("every instance was observed ready within %s", ms(took))
+}
+
+// owner asks the gateways which node's SFU has the room.
+func (c *cluster) owner(t *testing.T, room string) string {
+	t.Helper()
+	for _, gateway := range c.Gateways {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, gateway+"/v1/webrtc/rooms", nil)
+		require.NoError(t, err)
+		req.Header.Set("X-API-Key", c.OwnerKey)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			continue // this gateway may be the one that was killed
+		}
+		var body struct {
+			Rooms []struct {
+				RoomID  string `json:"room_id"`
+				SFUNode string `json:"sfu_node"`
+			} `json:"rooms"`
+		}
+		err = json.NewDecoder(res.Body).Decode(&body)
+		res.Body.Close()
+		require.NoError(t, err)
+		for _, r := range body.Rooms {
+			if r.RoomID == room {
+				return r.SFUNode
+			}
+		}
+		return ""
+	}
+	return ""
+}
+
+func (c *cluster) nodeAt(t *testing.T, address string) string {
+	t.Helper()
+	for _, n := range c.Nodes {
+		if n.PublicIP == address || n.MeshIP == address {
+			return n.ID
+		}
+	}
+	t.Fatalf("no node has the address %q", address)
+	return ""
+}
+
+// Processes die one at a time while three people talk, and nobody has to do anything.
+func TestKill(t *testing.T) {
+	c := up(t)
+	m := c.meeting(t, c.Namespace, "kill")
+	m.enter(chromium, "ada")
+	m.enter(chromium, "bob")
+	m.enter(firefox, "cleo")
+	m.allMeet(20 * time.Second)
+	t.Run("agent", func(t *testing.T) { killAgent(t, c, m) })
+	t.Run("sfu", func(t *testing.T) { killSFU(t, c, m) })
+	t.Run("turn", func(t *testing.T) { killTURN(t, c, m) })
+}
+
+// The agent and gateway of the node that people's sockets go through: media has no gap, sockets are resumed, and
+// the relay and SFU processes live on and are adopted.
+func killAgent(t *testing.T, c *cluster, m *meeting) {
+	m.t = t
+	node := c.Nodes[0].ID
+	units := map[string]int{}
+	for _, in := range c.instances(t, c.Namespace) {
+		if in.Node == node {
+			units[in.Role] = c.pid(t, in.Role, node)
+		}
+	}
+	require.NotEmpty(t, units)
+	m.watch()
+	killed := kill(t, c.pid(t, "node", node))
+	for _, p := range m.people {
+		back := p.until(10*time.Second, "the socket is resumed", "__probe.resumed(args[0])", float64(at(killed)))
+		took := back.since(at(killed))
+		t.Logf("%s resumed its socket %s after the kill", p.user, ms(took))
+		require.Less(t, took, 3*time.Second, "%s: the socket came back too late", p.user)
+	}
+	took := eventually(t, 10*time.Second, func() string {
+		if len(named(t, " node run ", "/"+node+"/")) != 1 {
+			return "the agent of " + node + " is not there"
+		}
+		return ""
+	})
+	t.Logf("the agent was started again within %s", ms(took))
+	c.allReady(t, c.Namespace, time.Now())
+	for role, pid := range units {
+		require.Equal(t, pid, c.pid(t, role, node), "the %s process did not live on", role)
+	}
+	m.gaps(time.Second)
+	m.chat()
+}
+
+// The SFU that has the room: its people meet again on another node, and it is started again, by
+// an agent that did not start it the first time.
+func killSFU(t *testing.T, c *cluster, m *meeting) {
+	m.t = t
+	var node string
+	eventually(t, 5*time.Second, func() string {
+		if node = c.owner(t, m.room); node == "" {
+			return "the room has no owner"
+		}
+		return ""
+	})
+	m.watch()
+	pid := c.pid(t, "sfu", node)
+	killed := kill(t, pid)
+	for _, p := range m.people {
+		back := p.until(15*time.Second, "everybody is seen and heard again after the kill",
+			"__probe.gaps().lag < 500 && __probe.freshSince(args[0], args[1])", float64(at(killed)), len(m.people)-1)
+		took := back.since(at(killed))
+		t.Logf("%s sees and hears everybody again %s after the kill", p.user, ms(took))
+		require.Less(t, took, 5*time.Second, "%s: media came back too late", p.user)
+	}
+	require.NotEqual(t, node, c.owner(t, m.room), "the room did not move")
+	c.allReady(t, c.Namespace, killed)
+	require.NotEqual(t, pid, c.pid(t, "sfu", node))
+	m.gaps(5 * time.Second)
+	m.allMeet(5 * time.Second)
+	m.chat()
+}
+
+// The relay that carries somebody's media: media comes again through the other one, or through a new
+// allocation on the one started again.
+func killTURN(t *testing.T, c *cluster, m *meeting) {
+	m.t = t
+	relay := m.pairs(m.people[0])[0].Relay
+	node := c.nodeAt(t, relay)
+	var through []string
+	for _, p := range m.people {
+		if m.pairs(p)[0].Relay == relay {
+			through = append(through, p.user)
+		}
+	}
+	t.Logf("the relay of %s carries %s", node, strings.Join(through, ", "))
+	require.True(t, slices.Contains(through, m.people[0].user))
+	m.watch()
+	pid := c.pid(t, "turn", node)
+	killed := kill(t, pid)
+	for _, p := range m.people {
+		// Long enough to see a gap of more than the limit to its end.
+		p.until(20*time.Second, "six seconds watched, and everybody is seen", "__probe.gaps().watched > 6000 && __probe.gaps().lag < 500")
+	}
+	c.allReady(t, c.Namespace, killed)
+	require.NotEqual(t, pid, c.pid(t, "turn", node))
+	m.allMeet(5 * time.Second)
+	m.gaps(5 * time.Second)
+	m.chat()
+}
