@@ -46,7 +46,7 @@ func Tone() []client.Sample {
 	return out
 }
 
-// Silence is one Opus packet of 20 ms in which nothing is heard: a mono frame of CELT without a byte (RFC 6716, section 3.1).
+// Silence is one Opus packet of 20 ms in which nothing is heard.
 func Silence() client.Sample {
 	return client.Sample{Data: []byte{0xf8, 0xff, 0xfe}, Duration: toneLength}
 }
