@@ -39,18 +39,20 @@ const maxDatagram = 8192
 
 func (d *dtlsDemux) read() {
 	p := make([]byte, maxDatagram)
-	for failed := 0; failed < maxReadErrors; {
+	for failed := 0; ; {
 		n, from, err := d.socket.ReadFromUDPAddrPort(p)
 		if err != nil {
-			if d.srv.ctx.Err() != nil {
-				return
+			if failed++; d.srv.ctx.Err() == nil && failed < maxReadErrors {
+				continue
 			}
-			failed++
-			continue
+			if d.srv.ctx.Err() == nil {
+				d.srv.log.Error("turn: the DTLS listener has ended", "err", err)
+			}
+			return
 		}
 		failed = 0
 		if n == len(p) {
-			continue
+			continue // cut short
 		}
 		session := d.find(from)
 		if session == nil && isClientHello(p[:n]) {

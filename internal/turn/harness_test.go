@@ -64,7 +64,7 @@ func (c *clock) expiry(d time.Duration) time.Time { return c.now().Add(d) }
 
 // host is a TURN server with two namespaces, each with an echo for its SFU.
 type host struct {
-	t     *testing.T
+	t     testing.TB
 	srv   *Server
 	reg   *prometheus.Registry
 	spec  plan.TURNSpec
@@ -74,7 +74,7 @@ type host struct {
 	sfu   map[orama.NamespaceID]*echo
 }
 
-func newHost(t *testing.T, configure ...func(*host)) *host {
+func newHost(t testing.TB, configure ...func(*host)) *host {
 	t.Helper()
 	h := &host{t: t, reg: prometheus.NewRegistry(), clock: &clock{}, log: &logBook{}, sfu: map[orama.NamespaceID]*echo{}}
 	h.srv = New(slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
@@ -162,7 +162,7 @@ func (h *host) dialDTLS() (net.Conn, error) {
 
 // raw is a TURN client that does as it is told, good or bad.
 type raw struct {
-	t         *testing.T
+	t         testing.TB
 	conn      net.Conn
 	transport string
 	read      func(p []byte) (int, error)
@@ -386,7 +386,7 @@ type echo struct {
 	from netip.AddrPort
 }
 
-func newEcho(t *testing.T, ip netip.Addr) *echo {
+func newEcho(t testing.TB, ip netip.Addr) *echo {
 	t.Helper()
 	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
 	require.NoError(t, err)
@@ -457,7 +457,7 @@ type testCert struct {
 	leaf       []byte
 }
 
-func newCert(t *testing.T, name string) testCert {
+func newCert(t testing.TB, name string) testCert {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)

@@ -35,7 +35,8 @@ type Limits struct {
 	// ClientRelays is how many relays one client address (IPv6: one /64) may hold: 200. Loopback
 	// addresses, which only this machine can send from, are bounded by the block alone.
 	ClientRelays int
-	// ClientConns is how many TCP, TLS and DTLS connections one client address may hold: 256.
+	// ClientConns is how many TCP, TLS, DTLS and spliced HTTPS connections one client address may
+	// hold: 1024, for an office behind one address has a web socket beside each relay. Loopback as above.
 	ClientConns int
 	// Conns is how many connections there may be in all: 16384.
 	Conns int
@@ -60,7 +61,7 @@ func (l Limits) orDefaults() Limits {
 		Handshake:          or(l.Handshake, 5*time.Second),
 		Silent:             or(l.Silent, 15*time.Second),
 		ClientRelays:       or(l.ClientRelays, 200),
-		ClientConns:        or(l.ClientConns, 256),
+		ClientConns:        or(l.ClientConns, 1024),
 		Conns:              or(l.Conns, 16384),
 		HalfOpenDTLS:       or(l.HalfOpenDTLS, 1024),
 		ClientHalfOpenDTLS: or(l.ClientHalfOpenDTLS, 64),

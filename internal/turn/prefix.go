@@ -110,8 +110,8 @@ func (m *memory[K, V]) turn(at time.Time) {
 	m.since = at
 }
 
-// budget is a token bucket for each prefix. Buckets that would be full again are forgotten, so
-// forgetting gives nobody more than they had.
+// budget is a token bucket for each prefix. A bucket is forgotten when it would be full again; only
+// more prefixes at a time than fit are forgotten sooner, for memory is worth more than their ration.
 type budget struct {
 	rate, burst float64 // tokens a second, and at most
 

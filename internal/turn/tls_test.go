@@ -181,3 +181,31 @@ func (d *dripping) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// recordedHello is the ClientHello of this Go's own client.
+func recordedHello(name string) []byte {
+	rec := &recorder{}
+	tls.Client(rec, &tls.Config{ServerName: name}).Handshake() //nolint:errcheck // nobody answers
+	return rec.Bytes()
+}
+
+type recorder struct {
+	net.Conn
+	bytes.Buffer
+}
+
+func (r *recorder) Write(p []byte) (int, error) { return r.Buffer.Write(p) }
+func (r *recorder) Read([]byte) (int, error)    { return 0, io.EOF }
+func (r *recorder) Close() error                { return nil }
+
+func TestClientHelloName(t *testing.T) {
+	hello := recordedHello("turn.ns-alpha.orama.test")
+	name, read, ok := clientHello(&pieces{Reader: bytes.NewReader(hello), step: 7})
+	require.True(t, ok)
+	require.Equal(t, "turn.ns-alpha.orama.test", name)
+	require.Equal(t, hello, read)
+	for n := range len(hello) {
+		_, _, ok := clientHello(&pieces{Reader: bytes.NewReader(hello[:n]), step: 1000})
+		require.False(t, ok, "%d bytes are no ClientHello", n)
+	}
+}
