@@ -148,7 +148,15 @@ func tryStart(t *testing.T, dir string, attr *syscall.SysProcAttr, args ...strin
 	}
 	c.took = time.Since(begun)
 	require.NoError(t, json.Unmarshal([]byte(c.line), &c.ready), c.line)
-	return c, -1
+	if c.Ready {
+		return c, -1
+	}
+	select { // the line says why not
+	case <-c.exited:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("orama up refused, but did not end: %s", c.line)
+	}
+	return c, c.cmd.ProcessState.ExitCode()
 }
 
 func (c *cluster) running() bool {
@@ -161,9 +169,11 @@ func (c *cluster) running() bool {
 }
 
 // end interrupts the cluster, as Ctrl-C does, and gives how long it took and what it left behind.
-func (c *cluster) end() (took time.Duration, left []string) {
+func (c *cluster) end() (took time.Duration, left []string) { return c.endWith(syscall.SIGINT) }
+
+func (c *cluster) endWith(signal os.Signal) (took time.Duration, left []string) {
 	begun := time.Now()
-	_ = c.cmd.Process.Signal(syscall.SIGINT)
+	_ = c.cmd.Process.Signal(signal)
 	select {
 	case <-c.exited:
 	case <-time.After(30 * time.Second):
