@@ -1,0 +1,380 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/plan"
+)
+
+const (
+	defaultWait = 60 * time.Second
+	maxWait     = 10 * time.Minute
+	minTTL      = 5 * time.Second // below it a credential would end before its refresh arrived
+	maxTTL      = 24 * time.Hour
+	// goneWithin is how long disabling waits until every process was seen gone: draining takes a few seconds.
+	goneWithin = 60 * time.Second
+	// lookEvery is how often the records are read while something is awaited.
+	lookEvery = 50 * time.Millisecond
+)
+
+// Options say how WebRTC is enabled.
+type Options struct {
+	CredentialTTL time.Duration // of TURN credentials; 0: as it is, or 10 minutes
+	Wait          time.Duration // until all is seen ready; 0: 60 s
+}
+
+func (p *Options) check() error {
+	if p.Wait == 0 {
+		p.Wait = defaultWait
+	}
+	if p.Wait < 0 || p.Wait > maxWait {
+		return orama.Errorf(orama.KindInvalid, "invalid_wait", "waiting takes at most %s", maxWait)
+	}
+	if p.CredentialTTL != 0 && (p.CredentialTTL < minTTL || p.CredentialTTL > maxTTL) {
+		return orama.Errorf(orama.KindInvalid, "invalid_ttl", "TURN credentials live %s to %s", minTTL, maxTTL)
+	}
+	return nil
+}
+
+// EnableWebRTC gives a namespace TURN and SFUs and returns when they were seen to serve and are named in DNS. Where
+// it is enabled already it adds what is missing, and returns what is there.
+//
+// After Wait one TURN and one SFU are enough. With less, what this call began is undone, and the error
+// (unavailable, "webrtc_not_ready") says per node why. When ctx ends first, nothing is undone: the agents carry on,
+// and the next call finds what they did. progress may be nil; it is called by this goroutine only.
+func (o *Operator) EnableWebRTC(ctx context.Context, ns orama.NamespaceID, opt Options, progress func(Step)) (Status, error) {
+	if err := auth.ValidNamespace(string(ns)); err != nil {
+		return Status{}, err
+	}
+	if err := opt.check(); err != nil {
+		return Status{}, err
+	}
+	r := newReporter(progress)
+	began, err := o.place(ctx, ns, opt, r)
+	if err != nil {
+		return Status{}, err
+	}
+	missing, err := o.awaitReady(ctx, ns, opt.Wait, r)
+	if err != nil {
+		return Status{}, err
+	}
+	if missing != "" {
+		return Status{}, o.giveUp(ctx, ns, opt, began, missing, r)
+	}
+	if err := o.publish(ctx, ns, r); err != nil {
+		return Status{}, err
+	}
+	return o.Status(ctx, ns)
+}
+
+// place commits the record, the nodes and the ports. It says whether this call made the record.
+func (o *Operator) place(ctx context.Context, ns orama.NamespaceID, opt Options, r *reporter) (began bool, err error) {
+	sealed := o.d.Keys.Seal(auth.NewTURNSecret(), plan.SecretAAD(ns))
+	var ch orama.Change
+	before, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
+		var err error
+		ch, err = plan.Enable(c, ns, plan.EnableOptions{SealedSecret: sealed, CredentialTTL: opt.CredentialTTL, Now: o.d.Now()})
+		return ch, err
+	})
+	if err != nil {
+		return false, err
+	}
+	n, _ := namespaceOf(before, ns)
+	began = n.WebRTC == nil
+	if began {
+		r.say(StepSecret, "", Done, "32 random bytes, sealed with the cluster key")
+	} else {
+		r.say(StepSecret, "", Done, "kept")
+	}
+	if len(ch.PutNamespaces) == 1 {
+		n = ch.PutNamespaces[0]
+		r.say(StepRecord, "", Done, "credentials live %s", n.WebRTC.CredentialTTL)
+	} else {
+		r.say(StepRecord, "", Done, "kept: credentials live %s", n.WebRTC.CredentialTTL)
+	}
+	o.sayPorts(append(instancesOf(before, ns), ch.PutInstances...), r)
+	return began, nil
+}
+
+// sayPorts names each node's blocks, whatever their role.
+func (o *Operator) sayPorts(instances []orama.Instance, r *reporter) {
+	byNode := map[orama.NodeID][]string{}
+	for _, i := range instances {
+		if i.Ports.Relay.Count > 0 {
+			byNode[i.Node] = append(byNode[i.Node], "relay "+ports(i.Ports.Relay))
+		}
+		if i.Ports.Media.Count > 0 {
+			byNode[i.Node] = append(byNode[i.Node], "signalling "+ports(i.Ports.Signal), "media "+ports(i.Ports.Media))
+		}
+	}
+	for _, node := range sortedKeys(byNode) {
+		r.say(StepPorts, node, Done, "%s", strings.Join(byNode[node], ", "))
+	}
+}
+
+func ports(p orama.PortRange) string {
+	if p.Count == 1 {
+		return fmt.Sprint(p.First)
+	}
+	return fmt.Sprintf("%d-%d", p.First, int(p.First)+int(p.Count)-1)
+}
+
+// awaitReady looks at the instances until all are ready, or enough of them after wait. missing says why it is not enough.
+func (o *Operator) awaitReady(ctx context.Context, ns orama.NamespaceID, wait time.Duration, r *reporter) (missing string, err error) {
+	deadline := o.d.Now().Add(wait)
+	for {
+		c, readErr := o.d.Store.Cluster(ctx)
+		late := !o.d.Now().Before(deadline)
+		switch {
+		case readErr != nil && (late || ctx.Err() != nil):
+			return "", readErr // what cannot be read is not undone either
+		case readErr == nil:
+			n, ok := namespaceOf(c, ns)
+			if !ok || !enabled(n) {
+				return "", orama.Errorf(orama.KindConflict, "webrtc_disabling", "WebRTC was disabled for %s meanwhile", ns)
+			}
+			instances := wanted(c, ns, o.d.Now())
+			o.sayInstances(instances, late, r)
+			if allReady(instances) {
+				return "", nil
+			}
+			if late {
+				return notEnough(instances), nil
+			}
+		}
+		if err := sleep(ctx, lookEvery); err != nil {
+			return "", err
+		}
+	}
+}
+
+// wanted is how those of a namespace's instances are seen that are to run.
+func wanted(c orama.Cluster, ns orama.NamespaceID, now time.Time) []Instance {
+	var out []Instance
+	for _, i := range instancesOf(c, ns) {
+		if i.Desired == orama.DesiredRun {
+			out = append(out, seen(i, now))
+		}
+	}
+	return out
+}
+
+func (o *Operator) sayInstances(instances []Instance, late bool, r *reporter) {
+	for _, i := range instances {
+		switch {
+		case i.State == orama.StateReady:
+			r.say(string(i.Role), i.Node, Done, "ready")
+			// An agent saves its state file before it starts what the file names.
+			r.say(StepState, i.Node, Done, "cluster_state.json is saved")
+		case i.State == orama.StateFailed || late:
+			r.say(string(i.Role), i.Node, Failed, "%s", why(i))
+		default:
+			r.say(string(i.Role), i.Node, Waiting, "%s", why(i))
+		}
+	}
+}
+
+func why(i Instance) string {
+	if i.Detail == "" {
+		return string(i.State)
+	}
+	return fmt.Sprintf("%s: %s", i.State, i.Detail)
+}
+
+func allReady(instances []Instance) bool {
+	return !slices.ContainsFunc(instances, func(i Instance) bool { return i.State != orama.StateReady }) && notEnough(instances) == ""
+}
+
+// notEnough is "" with at least one TURN and one SFU ready, otherwise what each instance lacks.
+func notEnough(instances []Instance) string {
+	ready := map[orama.Role]int{}
+	var lacks []string
+	for _, i := range instances {
+		if i.State == orama.StateReady {
+			ready[i.Role]++
+		} else {
+			lacks = append(lacks, fmt.Sprintf("%s %s is %s", i.Node, i.Role, why(i)))
+		}
+	}
+	if ready[orama.RoleTURN] > 0 && ready[orama.RoleSFU] > 0 {
+		return ""
+	}
+	if len(lacks) == 0 {
+		return "no instance is placed"
+	}
+	return strings.Join(lacks, "; ")
+}
+
+// giveUp undoes what this call began. A namespace that had WebRTC before keeps it: an outage is no reason to
+// take away its ports and secret.
+func (o *Operator) giveUp(ctx context.Context, ns orama.NamespaceID, opt Options, began bool, missing string, r *reporter) error {
+	e := &orama.Error{Kind: orama.KindUnavailable, Code: "webrtc_not_ready"}
+	if !began {
+		e.Message = fmt.Sprintf("WebRTC stays enabled for %s but does not serve after %s: %s", ns, opt.Wait, missing)
+		return e
+	}
+	// The caller may be gone by now; what it began is undone all the same.
+	bg, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*goneWithin)
+	defer cancel()
+	if err := o.disable(bg, ns, r); err != nil {
+		e.Message = fmt.Sprintf("WebRTC could not be enabled for %s within %s: %s; undoing it is not finished, run disable", ns, opt.Wait, missing)
+		e.Err = err
+		return e
+	}
+	e.Message = fmt.Sprintf("WebRTC could not be enabled for %s within %s, and all was undone: %s", ns, opt.Wait, missing)
+	return e
+}
+
+// publish names the ready relays in DNS.
+func (o *Operator) publish(ctx context.Context, ns orama.NamespaceID, r *reporter) error {
+	if err := o.publishAll(ctx); err != nil {
+		r.say(StepDNS, "", Failed, "the records could not be written")
+		return err
+	}
+	c, err := o.d.Store.Cluster(ctx)
+	if err != nil {
+		return err
+	}
+	byName := map[string][]string{}
+	for _, d := range c.DNS {
+		if strings.HasSuffix(d.Name, fmt.Sprintf(".ns-%s.%s", ns, o.d.BaseDomain)) {
+			byName[d.Name] = append(byName[d.Name], d.Value.String())
+		}
+	}
+	var said []string
+	for _, name := range sortedKeys(byName) {
+		said = append(said, name+" is "+strings.Join(byName[name], ", "))
+	}
+	r.say(StepDNS, "", Done, "%s", strings.Join(said, "; "))
+	return nil
+}
+
+// publishAll brings DNS in step with what was seen, for every namespace.
+func (o *Operator) publishAll(ctx context.Context) error {
+	_, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
+		put, del := plan.DNS(c, o.d.BaseDomain)
+		return orama.Change{PutDNS: put, DeleteDNS: del}, nil
+	})
+	return err
+}
+
+// DisableWebRTC takes a namespace's relays out of DNS, has every instance drain and stop, and when all were seen gone
+// releases ports, record and rooms. It is no error when there is nothing to disable. What is not seen gone in
+// time (unavailable, "webrtc_not_gone") keeps its ports, and Converge finishes it later.
+func (o *Operator) DisableWebRTC(ctx context.Context, ns orama.NamespaceID, progress func(Step)) error {
+	if err := auth.ValidNamespace(string(ns)); err != nil {
+		return err
+	}
+	return o.disable(ctx, ns, newReporter(progress))
+}
+
+func (o *Operator) disable(ctx context.Context, ns orama.NamespaceID, r *reporter) error {
+	before, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
+		n, ok := namespaceOf(c, ns)
+		if ok && n.WebRTC == nil {
+			return orama.Change{}, nil
+		}
+		return plan.Disable(c, ns, o.d.Now())
+	})
+	if err != nil {
+		return err
+	}
+	if n, _ := namespaceOf(before, ns); n.WebRTC == nil {
+		r.say(StepRecord, "", Done, "WebRTC is not enabled")
+		return nil
+	}
+	r.say(StepDNS, "", Done, "its names are withdrawn")
+	return o.awaitGone(ctx, ns, instancesOf(before, ns), r)
+}
+
+// awaitGone finishes the disabling as its instances are seen gone.
+func (o *Operator) awaitGone(ctx context.Context, ns orama.NamespaceID, had []orama.Instance, r *reporter) error {
+	deadline := o.d.Now().Add(goneWithin)
+	for {
+		c, err := o.finish(ctx, ns)
+		late := !o.d.Now().Before(deadline)
+		switch {
+		case err != nil && (late || ctx.Err() != nil):
+			return err
+		case err == nil:
+			left := instancesOf(c, ns)
+			n, _ := namespaceOf(c, ns)
+			again := enabled(n) // somebody else was faster than our look at it
+			o.sayGone(had, left, again, r)
+			if n.WebRTC == nil || again {
+				o.sayReleased(had, r)
+				return nil
+			}
+			if late {
+				return notGone(ns, left, o.d.Now())
+			}
+		}
+		if err := sleep(ctx, lookEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// finish commits what plan.Finish finds, and reads again.
+func (o *Operator) finish(ctx context.Context, ns orama.NamespaceID) (orama.Cluster, error) {
+	_, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
+		ch, _ := plan.Finish(c, ns)
+		for i := range ch.Events {
+			ch.Events[i].At = o.d.Now()
+		}
+		return ch, nil
+	})
+	if err != nil {
+		return orama.Cluster{}, err
+	}
+	return o.d.Store.Cluster(ctx)
+}
+
+func (o *Operator) sayGone(had, left []orama.Instance, again bool, r *reporter) {
+	for _, h := range had {
+		i := slices.IndexFunc(left, func(l orama.Instance) bool { return l.Node == h.Node && l.Role == h.Role })
+		if i < 0 || again {
+			r.say(string(h.Role), h.Node, Done, "stopped")
+		} else {
+			r.say(string(h.Role), h.Node, Waiting, "%s", why(seen(left[i], o.d.Now())))
+		}
+	}
+}
+
+func (o *Operator) sayReleased(had []orama.Instance, r *reporter) {
+	r.say(StepPorts, "", Done, "released")
+	r.say(StepRecord, "", Done, "configuration and rooms removed")
+	nodes := map[orama.NodeID]bool{}
+	for _, h := range had {
+		nodes[h.Node] = true
+	}
+	for _, n := range sortedKeys(nodes) {
+		// An agent saved its state file without the namespace before it stopped what the file had named.
+		r.say(StepState, n, Done, "cluster_state.json is saved")
+	}
+}
+
+func notGone(ns orama.NamespaceID, left []orama.Instance, now time.Time) error {
+	var who []string
+	for _, i := range left {
+		who = append(who, fmt.Sprintf("%s %s is %s", i.Node, i.Role, why(seen(i, now))))
+	}
+	return orama.Errorf(orama.KindUnavailable, "webrtc_not_gone",
+		"WebRTC is out of use for %s but not all of it was seen stopped within %s; its ports are released when it is: %s",
+		ns, goneWithin, strings.Join(who, "; "))
+}
+
+func sortedKeys[K ~string, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
