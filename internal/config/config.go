@@ -39,11 +39,11 @@ type Node struct {
 
 // Gateway configures the REST and WebSocket edge.
 type Gateway struct {
-	URL          string   `yaml:"url"`           // how clients reach it
-	HTTP         []string `yaml:"http"`          // host:port, each must bind
+	URL          string   `yaml:"url"`                     // how clients reach it
+	HTTP         []string `yaml:"http"`                    // host:port, each must bind
 	HTTPOptional []string `yaml:"http_optional,omitempty"` // host:port, left out where they do not bind
-	HTTPS        string   `yaml:"https"`         // host:port; also the backend of a shared 443
-	LocalOrigins bool     `yaml:"local_origins"` // pages of http://localhost:* and http://127.0.0.1:* may call
+	HTTPS        string   `yaml:"https"`                   // host:port; also the backend of a shared 443
+	LocalOrigins bool     `yaml:"local_origins"`           // pages of http://localhost:* and http://127.0.0.1:* may call
 }
 
 // TURN configures how relays are named to clients.
