@@ -74,7 +74,6 @@ func (g *Gateway) servePage(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/demo/") {
 		h.Set("Permissions-Policy", "camera=(self), microphone=(self), display-capture=(self)")
 		h.Set("Content-Security-Policy", g.pagePolicy(r))
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	} else {
 		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 	}
