@@ -42,6 +42,8 @@ export class FlowWatch {
   /** The longest recent pause between arrivals, in ms. */
   private pause = 0;
   private provenAt: number | null = null;
+  /** Checks alone proved the path, so until something arrives silence says nothing new. */
+  private silentPath = false;
 
   /** Takes the next sample and gives the state. */
   update(s: Sample): Flow {
@@ -71,14 +73,16 @@ export class FlowWatch {
         if (s.connected && (grew || s.expected !== 'media')) return 'flowing';
         return s.broken || s.at - this.startedAt! > connectWithin ? 'stalled' : 'unknown';
       case 'stalled':
-        return s.connected && (grew || this.proven(s)) ? 'flowing' : 'stalled';
+        if (!s.connected || !(grew || this.proven(s))) return 'stalled';
+        this.silentPath = !grew;
+        return 'flowing';
     }
   }
 
   // Two quiet samples at least: one late timer proves nothing.
   private silent(s: Sample): boolean {
     const patience = Math.max(silence[s.expected], 2.5 * this.pause);
-    return this.quiet >= 2 && s.at - this.growthAt > patience;
+    return !this.silentPath && this.quiet >= 2 && s.at - this.growthAt > patience;
   }
 
   private proven(s: Sample): boolean {
@@ -94,10 +98,11 @@ export class FlowWatch {
   }
 
   private grew(at: number): void {
-    if (this.state === 'flowing') {
+    if (this.state === 'flowing' && !this.silentPath) {
       this.pause = Math.max(Math.min(at - this.growthAt, longestPause), this.pause * 0.95);
     }
     this.growthAt = at;
     this.quiet = 0;
+    this.silentPath = false;
   }
 }

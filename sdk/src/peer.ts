@@ -130,7 +130,8 @@ export class PeerLink {
     const free = this.freeSlot(p.kind);
     if (!free) return this.take(p, this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream] }));
     this.take(p, free);
-    free.direction = 'sendonly';
+    // A section of the SFU's may carry something down as well, now or later.
+    free.direction = free.direction === 'inactive' ? 'sendonly' : 'sendrecv';
     this.enqueue(() => free.sender.replaceTrack(p.media));
   }
 
@@ -144,7 +145,7 @@ export class PeerLink {
     const t = this.ups.get(p);
     if (!t || this.closed) return;
     this.ups.delete(p);
-    t.direction = 'inactive';
+    t.direction = t.direction === 'sendonly' ? 'inactive' : 'recvonly';
     this.enqueue(() => t.sender.replaceTrack(null));
   }
 

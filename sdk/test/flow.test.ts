@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { type Expected, type Flow, FlowWatch } from '../src/flow.js';
+import { backoff } from '../src/retry.js';
+
+/** Drives a watch every 500 ms. */
+class Line {
+  readonly watch = new FlowWatch();
+  at = 0;
+  received = 0;
+  checks = 0;
+  connected = true;
+  broken = false;
+  expected: Expected = 'media';
+
+  run(ms: number, packets: (at: number) => number): Flow {
+    for (const end = this.at + ms; this.at < end;) {
+      this.at += 500;
+      this.received += packets(this.at);
+      this.watch.update({ ...this });
+    }
+    return this.watch.state;
+  }
+}
+
+const media = () => 25;
+const none = () => 0;
+
+test('flowing needs packets, not only a connection', () => {
+  const line = new Line();
+  assert.equal(line.run(3000, none), 'unknown');
+  assert.equal(line.run(1000, media), 'flowing');
+});
+
+test('a connection that is never made stalls', () => {
+  const line = new Line();
+  line.connected = false;
+  assert.equal(line.run(6000, none), 'unknown');
+  assert.equal(line.run(1500, none), 'stalled');
+});
+
+test('an empty room is connected by its handshake alone', () => {
+  const line = new Line();
+  line.expected = 'nothing';
+  assert.equal(line.run(500, none), 'flowing');
+  assert.equal(line.run(60_000, none), 'flowing', 'and silence is not loss there');
+});
+
+test('silence while media is expected is loss after about 1.2 s', () => {
+  const line = new Line();
+  line.run(10_000, media);
+  assert.equal(line.run(1000, none), 'flowing');
+  assert.equal(line.run(1000, none), 'stalled');
+});
+
+test('everybody muting is not loss', () => {
+  const line = new Line();
+  line.run(10_000, media);
+  line.expected = 'nothing';
+  assert.equal(line.run(30_000, none), 'flowing');
+  line.expected = 'media';
+  assert.equal(line.run(1000, none), 'flowing', 'patience begins anew when somebody unmutes');
+  assert.equal(line.run(1000, none), 'stalled');
+});
+
+test('sparse traffic is not loss', () => {
+  const line = new Line();
+  let i = 0;
+  assert.equal(line.run(60_000, () => (i++ % 2 === 0 ? 1 : 0)), 'flowing', 'a packet a second');
+  line.expected = 'reports';
+  i = 0;
+  assert.equal(line.run(60_000, () => (i++ % 3 === 0 ? 1 : 0)), 'flowing', 'a report each 1.5 s');
+});
+
+test('ICE that says broken is believed at once', () => {
+  const line = new Line();
+  line.run(5000, media);
+  line.broken = true;
+  assert.equal(line.run(500, media), 'stalled');
+});
+
+test('after a stall packets prove the path; checks alone only after a while', () => {
+  const line = new Line();
+  line.run(5000, media);
+  line.run(3000, none);
+  line.watch.restart();
+  line.checks++;
+  assert.equal(line.run(2500, none), 'stalled');
+  assert.equal(line.run(1500, none), 'flowing', 'the publisher is silent, not the path');
+  assert.equal(line.run(60_000, none), 'flowing', 'which stays so');
+  line.run(1000, media);
+  assert.equal(line.run(3000, none), 'stalled', 'until the publisher was heard again');
+
+  line.run(5000, media);
+  line.run(3000, none);
+  line.watch.restart();
+  assert.equal(line.run(500, media), 'flowing');
+});
+
+test('after a stall without an answered check nothing flows however long it takes', () => {
+  const line = new Line();
+  line.run(5000, media);
+  assert.equal(line.run(60_000, none), 'stalled');
+});
+
+test('backoff is at once, then grows to its cap, then gives up', () => {
+  const slow = backoff({ base: 100, cap: 1000, tries: 8, random: () => 0 });
+  assert.deepEqual([0, 1, 2, 3, 4, 5, 6, 7, 8].map((n) => slow.delay(n)), [0, 100, 200, 400, 800, 1000, 1000, 1000, null]);
+  const fast = backoff({ base: 100, cap: 1000, tries: 8, random: () => 1 });
+  assert.deepEqual([1, 2, 6].map((n) => fast.delay(n)), [50, 100, 500], 'half of it is chance');
+});
