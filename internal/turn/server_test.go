@@ -303,6 +303,7 @@ func TestMetrics(t *testing.T) {
 	require.NoError(t, err)
 	c.sendChannel(0x4000, make([]byte, 50)) // behind the others
 	require.Len(t, c.data(patience), 50)
+	require.Zero(t, errorCode(c.refresh()), "so that the reader has counted what it sent")
 	late := h.clientAs("udp", "1:alpha", "x")
 	late.do(stun.MethodAllocate, requestedTransport(protoUDP))
 
