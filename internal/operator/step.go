@@ -39,7 +39,7 @@ func (s Step) String() string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-6s", s.Step)
+	b.WriteString(s.Step)
 	if s.Node != "" {
 		fmt.Fprintf(&b, " on %s", s.Node)
 	}

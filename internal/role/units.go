@@ -1,0 +1,185 @@
+package role
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/cert"
+	"orama.network/orama/internal/node"
+	"orama.network/orama/internal/plan"
+	"orama.network/orama/internal/probe"
+	"orama.network/orama/internal/sfu"
+	"orama.network/orama/internal/supervisor"
+	"orama.network/orama/internal/turn"
+)
+
+// How long a unit of a child-process cluster may drain. SFUs end first, so that their peers
+// hear of it through relays that still work.
+const (
+	sfuDrain  = 2 * time.Second
+	turnDrain = time.Second
+	// killAfter is how much longer than its drain a unit may take to be gone.
+	killAfter = 3 * time.Second
+)
+
+// Names of the units, the same that systemd would know them by.
+const (
+	turnUnit      = "orama-turn"
+	sfuUnitPrefix = "orama-namespace-sfu@"
+)
+
+// units runs this node's processes as children and speaks to their control sockets. It is the
+// agent's Runner and Processes.
+type units struct {
+	children *supervisor.Children
+	exe      string
+	node     orama.NodeID
+	runDir   string
+	dataDir  string
+}
+
+func unitName(role orama.Role, ns orama.NamespaceID) string {
+	if role == orama.RoleTURN {
+		return turnUnit
+	}
+	return sfuUnitPrefix + string(ns)
+}
+
+// Run makes the unit's process exist.
+func (u *units) Run(ctx context.Context, role orama.Role, ns orama.NamespaceID) error {
+	argv := []string{u.exe, "turn", "run", "--control", turnSocket(u.runDir, u.node), "--drain", turnDrain.String()}
+	if role == orama.RoleSFU {
+		argv = []string{u.exe, "sfu", "run", "--namespace", string(ns), "--control", sfuSocket(u.runDir, u.node, ns), "--drain", sfuDrain.String()}
+	}
+	name := unitName(role, ns)
+	return u.children.Ensure(ctx, supervisor.Unit{Name: name, Args: argv, Dir: u.dataDir, Log: filepath.Join(u.dataDir, "log", name+".log")})
+}
+
+// Stop drains the unit's process and returns when it was seen gone.
+func (u *units) Stop(ctx context.Context, role orama.Role, ns orama.NamespaceID) error {
+	drain := turnDrain
+	if role == orama.RoleSFU {
+		drain = sfuDrain
+	}
+	return u.children.Stop(ctx, unitName(role, ns), drain+killAfter)
+}
+
+// Units lists the processes that exist.
+func (u *units) Units() []node.Unit {
+	var out []node.Unit
+	for _, s := range u.children.List() {
+		n := node.Unit{Role: orama.RoleTURN, PID: s.PID, Since: s.Since, Restarts: s.Restarts, LastExit: s.LastExit}
+		if ns, ok := strings.CutPrefix(s.Name, sfuUnitPrefix); ok {
+			n.Role, n.Namespace = orama.RoleSFU, orama.NamespaceID(ns)
+		}
+		out = append(out, n)
+	}
+	slices.SortFunc(out, func(a, b node.Unit) int {
+		return strings.Compare(string(b.Role)+string(b.Namespace), string(a.Role)+string(a.Namespace))
+	})
+	return out
+}
+
+// stopAll ends every unit, the SFUs before TURN.
+func (u *units) stopAll(ctx context.Context, log *slog.Logger) {
+	stop := func(role orama.Role) {
+		done := make(chan struct{})
+		var n int
+		for _, x := range u.Units() {
+			if x.Role != role {
+				continue
+			}
+			n++
+			go func() {
+				defer func() { done <- struct{}{} }()
+				if err := u.Stop(ctx, x.Role, x.Namespace); err != nil {
+					log.Error("a unit did not stop", "role", x.Role, "namespace", x.Namespace, "error", err)
+				}
+			}()
+		}
+		for range n {
+			<-done
+		}
+	}
+	stop(orama.RoleSFU)
+	stop(orama.RoleTURN)
+}
+
+// TURN asks the TURN process for its status.
+func (u *units) TURN(ctx context.Context) (node.Status, error) {
+	var s turn.Status
+	if err := dialUnit(turnSocket(u.runDir, u.node)).status(ctx, &s); err != nil {
+		return node.Status{}, err
+	}
+	out := node.Status{Boot: s.Boot, Configured: s.Configured, Draining: s.Draining}
+	for _, t := range s.Tenants {
+		out.Tenants = append(out.Tenants, t.Namespace)
+	}
+	return out, nil
+}
+
+// ApplyTURN hands the TURN process its configuration.
+func (u *units) ApplyTURN(ctx context.Context, spec plan.TURNSpec) error {
+	return dialUnit(turnSocket(u.runDir, u.node)).apply(ctx, spec)
+}
+
+// SFU asks a namespace's SFU for its status.
+func (u *units) SFU(ctx context.Context, ns orama.NamespaceID) (node.Status, error) {
+	var s sfu.Status
+	if err := dialUnit(sfuSocket(u.runDir, u.node, ns)).status(ctx, &s); err != nil {
+		return node.Status{}, err
+	}
+	out := node.Status{Boot: s.Boot, Configured: s.Configured, Draining: s.Draining}
+	for _, r := range s.Rooms {
+		out.Rooms = append(out.Rooms, r.ID)
+	}
+	return out, nil
+}
+
+// ApplySFU hands an SFU its configuration.
+func (u *units) ApplySFU(ctx context.Context, spec plan.SFUSpec) error {
+	return dialUnit(sfuSocket(u.runDir, u.node, spec.Namespace)).apply(ctx, spec)
+}
+
+// prober observes readiness as a client would.
+type prober struct{ keys *auth.Keys }
+
+// TURN makes a real allocation with a fresh credential.
+func (p prober) TURN(ctx context.Context, spec plan.TURNSpec, t plan.TenantSpec) error {
+	user, credential := auth.MintTURN(t.Secret, t.Namespace, time.Now().Add(time.Minute))
+	return probe.TURN(ctx, netip.AddrPortFrom(spec.PublicIP, 3478), spec.Realm, user, credential)
+}
+
+// SFU joins a room that no client can name.
+func (p prober) SFU(ctx context.Context, spec plan.SFUSpec, boot string) error {
+	ticket, err := p.keys.MintTicket(auth.Ticket{Namespace: spec.Namespace, Node: spec.Node, Boot: boot,
+		Room: "_probe", User: "orama", Admin: true})
+	if err != nil {
+		return fmt.Errorf("sfu probe: %w", err)
+	}
+	return probe.SFU(ctx, netip.AddrPortFrom(spec.MeshIP, spec.SignalPort), ticket)
+}
+
+// turnCertificates covers every name under which a tenant's relay is reached.
+type turnCertificates struct {
+	leaf *cert.Leaf
+	base string
+	ip   netip.Addr
+}
+
+// For gives the certificate for the tenants' names.
+func (t turnCertificates) For(namespaces []orama.NamespaceID) (certPEM, keyPEM []byte, err error) {
+	names := []string{t.base, "*." + t.base}
+	for _, ns := range namespaces {
+		names = append(names, "*.ns-"+string(ns)+"."+t.base)
+	}
+	return t.leaf.For(names, []netip.Addr{t.ip})
+}
