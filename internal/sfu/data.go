@@ -1,0 +1,180 @@
+package sfu
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/pion/webrtc/v4"
+
+	"orama.network/orama"
+)
+
+const (
+	// maxChannels is how many data channels one peer may have open at once.
+	maxChannels = 32
+	// maxBuffered is how much a reliable copy may have waiting, in bytes, before it is closed: a
+	// receiver this far behind would only fall further.
+	maxBuffered = 2 << 20
+	// maxBufferedLossy is the same for a lossy copy, whose messages are dropped beyond it: what is
+	// late by more than this was not worth sending.
+	maxBufferedLossy = 128 << 10
+)
+
+// channel is a data channel that a peer opened, and its copies at the other peers.
+type channel struct {
+	owner orama.PeerID
+	label string
+	init  webrtc.DataChannelInit // of the copies
+	lossy bool
+
+	mu      sync.Mutex
+	known   bool                        // guarded by mu, as all below; the room has made the copies
+	early   []webrtc.DataChannelMessage // what came before that
+	copies  []*dataCopy
+	bytes   int // of early
+	dropped func()
+}
+
+func newChannel(owner orama.PeerID, dc *webrtc.DataChannel, dropped func()) *channel {
+	ordered, protocol := dc.Ordered(), string(owner)
+	return &channel{
+		owner: owner, label: dc.Label(), dropped: dropped,
+		lossy: dc.MaxRetransmits() != nil || dc.MaxPacketLifeTime() != nil,
+		init: webrtc.DataChannelInit{
+			Ordered: &ordered, MaxRetransmits: dc.MaxRetransmits(), MaxPacketLifeTime: dc.MaxPacketLifeTime(), Protocol: &protocol,
+		},
+	}
+}
+
+// forward sends a message to every copy. It is called by the channel's reader.
+func (c *channel) forward(m webrtc.DataChannelMessage) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.known {
+		if c.bytes += len(m.Data); c.bytes <= maxBuffered {
+			c.early = append(c.early, m)
+		}
+		return
+	}
+	for _, copied := range c.copies {
+		copied.send(m)
+	}
+}
+
+// add makes an empty copy that receives every message from now on.
+func (c *channel) add() *dataCopy {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	copied := &dataCopy{of: c}
+	c.copies = append(c.copies, copied)
+	return copied
+}
+
+// start lets messages through, after the first copies were added.
+func (c *channel) start() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = true
+	for _, m := range c.early {
+		for _, copied := range c.copies {
+			copied.send(m)
+		}
+	}
+	c.early = nil
+}
+
+func (c *channel) remove(copied *dataCopy) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.copies = slices.DeleteFunc(c.copies, func(x *dataCopy) bool { return x == copied })
+}
+
+// dataCopy is a channel at one receiver.
+type dataCopy struct {
+	of *channel
+
+	mu      sync.Mutex
+	dc      *webrtc.DataChannel // guarded by mu, as all below; nil until the receiver's loop made it
+	open    bool
+	closed  bool
+	waiting []webrtc.DataChannelMessage // until it is open
+	bytes   int                         // of waiting
+}
+
+// send never waits: what the receiver cannot take is dropped, or ends the copy.
+func (d *dataCopy) send(m webrtc.DataChannelMessage) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	buffered := d.bytes
+	if d.open {
+		buffered = int(d.dc.BufferedAmount())
+	}
+	switch {
+	case d.of.lossy && buffered+len(m.Data) > maxBufferedLossy:
+		d.of.dropped()
+	case buffered+len(m.Data) > maxBuffered || len(d.waiting) > maxPosted:
+		d.closeLocked()
+	case d.open:
+		d.writeLocked(m)
+	default:
+		d.waiting, d.bytes = append(d.waiting, m), d.bytes+len(m.Data)
+	}
+}
+
+func (d *dataCopy) writeLocked(m webrtc.DataChannelMessage) {
+	var err error
+	if m.IsString {
+		err = d.dc.SendText(string(m.Data))
+	} else {
+		err = d.dc.Send(m.Data)
+	}
+	if err != nil {
+		d.closeLocked()
+	}
+}
+
+// opened sends what waited.
+func (d *dataCopy) opened() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed { // while it was being opened
+		d.dc.Close() //nolint:errcheck // it is going either way
+		return
+	}
+	d.open = true
+	for _, m := range d.waiting {
+		if !d.closed {
+			d.writeLocked(m)
+		}
+	}
+	d.waiting, d.bytes = nil, 0
+}
+
+// use gives the copy its channel.
+func (d *dataCopy) use(dc *webrtc.DataChannel) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dc = dc
+	if d.closed {
+		dc.Close() //nolint:errcheck // it is going either way
+	}
+}
+
+func (d *dataCopy) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closeLocked()
+}
+
+func (d *dataCopy) closeLocked() {
+	if d.closed {
+		return
+	}
+	d.closed, d.waiting = true, nil
+	if d.dc != nil {
+		d.dc.Close() //nolint:errcheck // it is going either way
+	}
+}

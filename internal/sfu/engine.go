@@ -1,0 +1,156 @@
+package sfu
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pion/ice/v4"
+	"github.com/pion/interceptor"
+	"github.com/pion/interceptor/pkg/nack"
+	"github.com/pion/interceptor/pkg/report"
+	"github.com/pion/interceptor/pkg/twcc"
+	"github.com/pion/logging"
+	"github.com/pion/sdp/v3"
+	"github.com/pion/webrtc/v4"
+
+	"orama.network/orama/internal/signal"
+)
+
+// nackHistory is how many packets of one down track are kept for retransmission: 2.5 s of video
+// at 200 packets a second, at most 0.7 MB. It is a power of two because pion wants that.
+const nackHistory = 512
+
+const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level" // RFC 6464
+
+// newAPI builds what every PeerConnection of the process is made from.
+func newAPI(mux ice.UDPMux, logs logging.LoggerFactory) (*webrtc.API, error) {
+	media := &webrtc.MediaEngine{}
+	if err := registerCodecs(media); err != nil {
+		return nil, err
+	}
+	if err := registerExtensions(media); err != nil {
+		return nil, err
+	}
+	interceptors, err := newInterceptors(logs)
+	if err != nil {
+		return nil, err
+	}
+	var s webrtc.SettingEngine
+	s.LoggerFactory = logs
+	s.SetLite(true)
+	s.SetICEUDPMux(mux)
+	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
+	s.SetIncludeLoopbackCandidate(true) // the mesh of a cluster on one machine
+	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
+	s.SetICETimeouts(silentAfter, restartWithin, 2*time.Second)
+	s.SetSCTPMaxMessageSize(signal.MaxDataMessage)
+	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(interceptors),
+		webrtc.WithSettingEngine(s)), nil
+}
+
+// registerCodecs lists what the SFU forwards, most preferred first. VP8 leads because every
+// browser both sends and receives it.
+func registerCodecs(m *webrtc.MediaEngine) error {
+	audio := []webrtc.RTPCodecParameters{
+		{PayloadType: 111, RTPCodecCapability: webrtc.RTPCodecCapability{
+			MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2,
+			SDPFmtpLine:  "minptime=10;useinbandfec=1;usedtx=1",
+			RTCPFeedback: []webrtc.RTCPFeedback{{Type: "transport-cc"}},
+		}},
+		{PayloadType: 63, RTPCodecCapability: webrtc.RTPCodecCapability{
+			MimeType: mimeRED, ClockRate: 48000, Channels: 2, SDPFmtpLine: "111/111",
+		}},
+	}
+	for _, c := range audio {
+		if err := m.RegisterCodec(c, webrtc.RTPCodecTypeAudio); err != nil {
+			return err
+		}
+	}
+	const h264 = "level-asymmetry-allowed=1;packetization-mode=%d;profile-level-id=%s"
+	video := []struct {
+		pt, rtx    webrtc.PayloadType
+		mime, fmtp string
+	}{
+		{96, 97, webrtc.MimeTypeVP8, ""},
+		{98, 99, webrtc.MimeTypeVP9, "profile-id=0"},
+		{102, 103, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "42e01f")},
+		{104, 105, webrtc.MimeTypeH264, fmt.Sprintf(h264, 0, "42e01f")},
+		{106, 107, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "42001f")},
+		{108, 109, webrtc.MimeTypeH264, fmt.Sprintf(h264, 0, "42001f")},
+		{112, 113, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "4d001f")},
+		{114, 115, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "64001f")},
+		{45, 46, webrtc.MimeTypeAV1, ""},
+		{100, 101, webrtc.MimeTypeVP9, "profile-id=2"},
+	}
+	feedback := []webrtc.RTCPFeedback{{Type: "transport-cc"}, {Type: "ccm", Parameter: "fir"},
+		{Type: "nack"}, {Type: "nack", Parameter: "pli"}}
+	for _, v := range video {
+		codec := webrtc.RTPCodecCapability{MimeType: v.mime, ClockRate: 90000, SDPFmtpLine: v.fmtp, RTCPFeedback: feedback}
+		rtx := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeRTX, ClockRate: 90000, SDPFmtpLine: fmt.Sprintf("apt=%d", v.pt)}
+		for _, c := range []webrtc.RTPCodecParameters{{RTPCodecCapability: codec, PayloadType: v.pt}, {RTPCodecCapability: rtx, PayloadType: v.rtx}} {
+			if err := m.RegisterCodec(c, webrtc.RTPCodecTypeVideo); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const mimeRED = "audio/red"
+
+func registerExtensions(m *webrtc.MediaEngine) error {
+	up := []webrtc.RTPTransceiverDirection{webrtc.RTPTransceiverDirectionRecvonly}
+	both := []webrtc.RTPTransceiverDirection{webrtc.RTPTransceiverDirectionRecvonly, webrtc.RTPTransceiverDirectionSendonly}
+	list := []struct {
+		uri          string
+		audio, video bool
+		directions   []webrtc.RTPTransceiverDirection
+	}{
+		{sdp.SDESMidURI, true, true, up}, // down tracks are told apart by the SSRCs in the SDP
+		{sdp.TransportCCURI, true, true, up},
+		{audioLevelURI, true, false, both},
+		{sdp.SDESRTPStreamIDURI, false, true, up},
+		{sdp.SDESRepairRTPStreamIDURI, false, true, up},
+	}
+	for _, e := range list {
+		for kind, on := range map[webrtc.RTPCodecType]bool{webrtc.RTPCodecTypeAudio: e.audio, webrtc.RTPCodecTypeVideo: e.video} {
+			if !on {
+				continue
+			}
+			if err := m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: e.uri}, kind, e.directions...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// newInterceptors adds no more than is used: retransmission both ways, reports both ways, and
+// transport-wide feedback to publishers so that browsers estimate their uplink.
+func newInterceptors(logs logging.LoggerFactory) (*interceptor.Registry, error) {
+	responder, err := nack.NewResponderInterceptor(nack.ResponderSize(nackHistory), nack.WithResponderLoggerFactory(logs))
+	if err != nil {
+		return nil, err
+	}
+	generator, err := nack.NewGeneratorInterceptor(nack.WithGeneratorLoggerFactory(logs))
+	if err != nil {
+		return nil, err
+	}
+	receiver, err := report.NewReceiverInterceptor(report.WithReceiverLoggerFactory(logs))
+	if err != nil {
+		return nil, err
+	}
+	sender, err := report.NewSenderInterceptor(report.WithSenderLoggerFactory(logs))
+	if err != nil {
+		return nil, err
+	}
+	feedback, err := twcc.NewSenderInterceptor(twcc.WithLoggerFactory(logs))
+	if err != nil {
+		return nil, err
+	}
+	r := &interceptor.Registry{}
+	for _, f := range []interceptor.Factory{responder, generator, receiver, sender, feedback} {
+		r.Add(f)
+	}
+	return r, nil
+}

@@ -1,0 +1,238 @@
+package sfu
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/pion/sdp/v3"
+)
+
+// Bounds of a client's description. A call of 100 people is about 200 sections of 60 lines.
+const (
+	maxSections     = 512
+	maxSectionLines = 1024
+	maxLine         = 4 << 10 // bytes
+	maxSSRCs        = 64      // a=ssrc lines of one section; a browser writes 4 to 12
+	maxRIDs         = 8       // simulcast streams of one section
+	maxMid          = 32      // bytes
+	maxCandidates   = 128     // relay candidates of one description
+)
+
+// description is a client's SDP after the filter: what pion is given, and what the SFU itself
+// wants to know of it.
+type description struct {
+	text     string
+	sections []section
+	removed  int // candidates that are not of type relay
+}
+
+// section is one media section (RFC 8866 section 5.14).
+type section struct {
+	mid       string
+	kind      string // "audio", "video" or "application"
+	direction string // "sendrecv", "sendonly", "recvonly" or "inactive"
+	rejected  bool   // its port is 0 and it is not bundle-only
+	codecs    []string
+}
+
+func badSDP(format string, args ...any) error { return fmt.Errorf("sdp: "+format, args...) }
+
+// answers reports whether d has exactly the sections of an offer, in order.
+func (d description) answers(mids []string) bool {
+	return slices.EqualFunc(d.sections, mids, func(s section, mid string) bool { return s.mid == mid })
+}
+
+// filterSDP takes the candidates out of raw, counting those that are not of type relay, and refuses what pion should not see:
+// what is out of bounds, and what would leave it half way through a description. It is pure.
+func filterSDP(raw string) (description, error) {
+	text, removed, err := filterLines(raw)
+	if err != nil {
+		return description{}, err
+	}
+	var parsed sdp.SessionDescription
+	if err := parsed.UnmarshalString(text); err != nil {
+		return description{}, badSDP("cannot be parsed")
+	}
+	d := description{text: text, removed: removed}
+	if _, lite := parsed.Attribute(sdp.AttrKeyICELite); lite {
+		return description{}, badSDP("two ICE-lite agents never connect")
+	}
+	if err := d.readSections(&parsed); err != nil {
+		return description{}, err
+	}
+	return d, checkTransport(&parsed)
+}
+
+// filterLines bounds the text and drops candidate lines.
+func filterLines(raw string) (text string, removed int, err error) {
+	var out strings.Builder
+	out.Grow(len(raw) + 64)
+	sections, lines, kept := 0, 0, 0
+	for line := range strings.Lines(raw) {
+		line = strings.TrimRight(line, "\r\n")
+		if line == "" {
+			continue
+		}
+		if strings.HasPrefix(line, "m=") {
+			sections, lines = sections+1, 0
+		}
+		if lines++; sections > maxSections || lines > maxSectionLines || len(line) > maxLine {
+			return "", 0, badSDP("more than %d sections, %d lines in one, or %d bytes in a line", maxSections, maxSectionLines, maxLine)
+		}
+		if value, ok := strings.CutPrefix(line, "a=candidate:"); ok {
+			relay, err := relayCandidate(value)
+			if err != nil {
+				return "", 0, err
+			}
+			if !relay {
+				removed++
+			} else if kept++; kept > maxCandidates {
+				return "", 0, badSDP("more than %d candidates", maxCandidates)
+			}
+			// A relay candidate is good, and of no use: an ICE-lite agent learns its peers' addresses
+			// from their checks. Nothing of a stranger's address is parsed further.
+			continue
+		}
+		out.WriteString(line)
+		out.WriteString("\r\n")
+	}
+	return out.String(), removed, nil
+}
+
+// readSections fills d.sections and checks each.
+func (d *description) readSections(parsed *sdp.SessionDescription) error {
+	seen := make(map[string]bool, len(parsed.MediaDescriptions))
+	for _, m := range parsed.MediaDescriptions {
+		s, err := readSection(parsed, m)
+		if err != nil {
+			return err
+		}
+		if seen[s.mid] {
+			return badSDP("two sections have mid %q", s.mid)
+		}
+		seen[s.mid] = true
+		d.sections = append(d.sections, s)
+	}
+	if len(d.sections) == 0 {
+		return badSDP("no media section")
+	}
+	return nil
+}
+
+func readSection(parsed *sdp.SessionDescription, m *sdp.MediaDescription) (section, error) {
+	mid, _ := m.Attribute(sdp.AttrKeyMID)
+	s := section{mid: mid, kind: m.MediaName.Media, direction: directionOf(parsed, m)}
+	switch {
+	case !validToken(mid, maxMid):
+		return s, badSDP("a section has no mid, or one that is no token of at most %d bytes", maxMid)
+	case s.kind != "audio" && s.kind != "video" && s.kind != "application":
+		return s, badSDP("section %s is neither audio, video nor application", mid)
+	}
+	_, bundleOnly := m.Attribute("bundle-only")
+	s.rejected = m.MediaName.Port.Value == 0 && !bundleOnly
+	ssrcs, rids := 0, 0
+	for _, a := range m.Attributes {
+		switch a.Key {
+		case sdp.AttrKeySSRC:
+			ssrcs++
+		case "rid":
+			rids++
+		case "rtpmap":
+			if _, name, ok := strings.Cut(a.Value, " "); ok {
+				name, _, _ = strings.Cut(name, "/")
+				s.codecs = append(s.codecs, strings.ToLower(s.kind+"/"+name))
+			}
+		}
+	}
+	if ssrcs > maxSSRCs || rids > maxRIDs {
+		return s, badSDP("section %s has more than %d ssrc lines or %d rids", mid, maxSSRCs, maxRIDs)
+	}
+	return s, nil
+}
+
+// directionOf is the section's direction, or the session's, or sendrecv (RFC 8866 section 6.7).
+func directionOf(parsed *sdp.SessionDescription, m *sdp.MediaDescription) string {
+	for _, attrs := range [][]sdp.Attribute{m.Attributes, parsed.Attributes} {
+		for _, a := range attrs {
+			switch a.Key {
+			case sdp.AttrKeySendRecv, sdp.AttrKeySendOnly, sdp.AttrKeyRecvOnly, sdp.AttrKeyInactive:
+				return a.Key
+			}
+		}
+	}
+	return sdp.AttrKeySendRecv
+}
+
+// checkTransport wants what pion asks for only after it has already changed its state.
+func checkTransport(parsed *sdp.SessionDescription) error {
+	tag := transportSection(parsed)
+	has := func(key string) bool {
+		if _, ok := parsed.Attribute(key); ok {
+			return true
+		}
+		_, ok := tag.Attribute(key)
+		return ok
+	}
+	if !has("ice-ufrag") || !has("ice-pwd") {
+		return badSDP("no ICE credentials")
+	}
+	if !has("fingerprint") {
+		return badSDP("no fingerprint")
+	}
+	return nil
+}
+
+// transportSection is the section whose transport all others share: the first of the BUNDLE
+// group (RFC 9143 section 7.2), or the first of all.
+func transportSection(parsed *sdp.SessionDescription) *sdp.MediaDescription {
+	if group, ok := parsed.Attribute(sdp.AttrKeyGroup); ok {
+		if fields := strings.Fields(group); len(fields) > 1 && fields[0] == "BUNDLE" {
+			for _, m := range parsed.MediaDescriptions {
+				if mid, _ := m.Attribute(sdp.AttrKeyMID); mid == fields[1] {
+					return m
+				}
+			}
+		}
+	}
+	return parsed.MediaDescriptions[0]
+}
+
+var errCandidate = errors.New("candidate: not of the form of RFC 8839 section 5.1")
+
+// relayCandidate parses a candidate without its "candidate:" and reports whether it is one the
+// SFU may use: of type relay, over UDP, with an address that needs no resolver.
+func relayCandidate(value string) (bool, error) {
+	// foundation component transport priority address port "typ" type ...
+	f := strings.Fields(value)
+	if len(f) < 8 || f[6] != "typ" || !digits(f[1], 3) || !digits(f[3], 10) || !digits(f[5], 5) {
+		return false, errCandidate
+	}
+	if f[7] != "relay" || !strings.EqualFold(f[2], "udp") {
+		return false, nil
+	}
+	addr, err := netip.ParseAddr(f[4])
+	return err == nil && addr.Zone() == "", nil
+}
+
+// digits reports whether s is 1 to most decimal digits.
+func digits(s string, most int) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= most
+}
+
+// validToken reports whether s is a token (RFC 8866 section 9) of at most most bytes.
+func validToken(s string, most int) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]`, c) >= 0 {
+			return false
+		}
+	}
+	return s != "" && len(s) <= most
+}

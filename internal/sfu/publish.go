@@ -1,0 +1,156 @@
+package sfu
+
+import (
+	"github.com/pion/rtcp"
+	"github.com/pion/webrtc/v4"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/signal"
+)
+
+// trackArrived is the first packet of a track that the client sends.
+func (p *peer) trackArrived(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
+	p.readers.Go(func() { readReceiverRTCP(r, t.RID()) })
+	if why, code := p.mayPublish(t, r); code != "" {
+		p.refuse(code, why)
+		p.readers.Go(func() { drain(t) })
+		return
+	}
+	if t.RID() != "" && p.upOf(r) != nil { // another layer of a track that is forwarded already
+		p.readers.Go(func() { drain(t) })
+		return
+	}
+	p.publish(t, r)
+}
+
+func (p *peer) mayPublish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) (why, code string) {
+	switch {
+	case !p.rights.Publish:
+		return "the token does not allow publishing", signal.CodeForbidden
+	case len(p.ups) >= maxTracks:
+		return "too many tracks", signal.CodeLimited
+	case r.RTPTransceiver() == nil:
+		return "the track's section is gone", signal.CodeBadSDP
+	}
+	return "", ""
+}
+
+// drain reads what nobody wants, so that pion's buffers stay empty.
+func drain(t *webrtc.TrackRemote) {
+	buf := make([]byte, maxPacket)
+	for {
+		if _, _, err := t.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+func (p *peer) upOf(r *webrtc.RTPReceiver) *up {
+	tr := r.RTPTransceiver()
+	if tr == nil {
+		return nil
+	}
+	for _, u := range p.ups {
+		if u.mid == tr.Mid() {
+			return u
+		}
+	}
+	return nil
+}
+
+// publish starts a track's reader and tells the room.
+func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
+	u := newUp(orama.TrackID(newID("t_")), p.id, t, r, p.srv.metrics)
+	u.sendRTCP = func(packets []rtcp.Packet) error { return p.pc.WriteRTCP(packets) }
+	info := p.describe(u)
+	u.muted.Store(info.Muted)
+	p.ups[u.id] = u
+	p.room.inbox.post(func() { p.room.publish(p, u, info) })
+	p.readers.Go(func() {
+		why := u.read()
+		u.end()
+		p.post(func() { p.upEnded(u, why, r) })
+	})
+}
+
+// upEnded takes a track back; one whose codec changed is published anew, because its
+// subscribers have to negotiate that.
+func (p *peer) upEnded(u *up, why endOfUp, r *webrtc.RTPReceiver) {
+	delete(p.ups, u.id)
+	p.room.inbox.post(func() { p.room.unpublish(u) })
+	if why == endCodec && !p.stopped {
+		p.publish(u.track, r)
+	}
+}
+
+// describe names a new track: by what the client said of its section, or by the protocol's defaults.
+func (p *peer) describe(u *up) signal.Track {
+	ref := p.refs[u.mid]
+	t := signal.Track{
+		TrackID: u.id, Kind: u.kind.String(), Source: ref.Source, Name: ref.Name, Muted: ref.Muted, Layers: []signal.Layer{},
+	}
+	if t.Source != "" {
+		return t
+	}
+	t.Source = "microphone"
+	if u.kind == webrtc.RTPCodecTypeVideo {
+		t.Source = "camera"
+		for _, other := range p.ups {
+			if other.kind == webrtc.RTPCodecTypeVideo {
+				t.Source = "screen"
+			}
+		}
+	}
+	return t
+}
+
+// channelArrived is pion's callback for a data channel that the client opened; no message of it
+// is read before this returns.
+func (p *peer) channelArrived(dc *webrtc.DataChannel) {
+	c := newChannel(p.id, dc, func() { p.srv.metrics.dataDropped.Add(1) })
+	dc.OnMessage(c.forward)
+	dc.OnClose(func() {
+		p.post(func() { p.opened-- })
+		p.room.inbox.post(func() { p.room.closeChannel(c) })
+	})
+	p.post(func() {
+		p.opened++
+		why, code := "", ""
+		switch {
+		case !p.rights.Data:
+			why, code = "the token does not allow data", signal.CodeForbidden
+		case p.opened > maxChannels:
+			why, code = "too many data channels", signal.CodeLimited
+		}
+		if code != "" {
+			p.refuse(code, why)
+			dc.Close() //nolint:errcheck // it is refused either way
+			return
+		}
+		p.room.inbox.post(func() { p.room.openChannel(p, c) })
+	})
+}
+
+// addCopy opens this peer's copy of somebody's channel.
+func (p *peer) addCopy(copied *dataCopy) {
+	if p.pc == nil {
+		return
+	}
+	init := copied.of.init
+	dc, err := p.pc.CreateDataChannel(copied.of.label, &init)
+	if err != nil {
+		copied.close()
+		copied.of.remove(copied)
+		p.log.Debug("no copy of a data channel", "err", err)
+		return
+	}
+	copied.use(dc)
+	dc.OnOpen(copied.opened)
+	dc.OnClose(func() {
+		copied.close()
+		copied.of.remove(copied)
+	})
+	if p.neg.noData {
+		p.negotiate()
+	}
+}

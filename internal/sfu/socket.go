@@ -1,0 +1,206 @@
+package sfu
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"orama.network/orama/internal/signal"
+)
+
+const (
+	// maxQueued is how many frames may wait for one socket. A join of a hundred people is two
+	// hundred frames.
+	maxQueued = 512
+	// writeWithin bounds one frame's way into the connection.
+	writeWithin = 10 * time.Second
+	pingEvery   = 10 * time.Second
+	// pongWithin and pingEvery together are the 25 s after which a silent socket is closed.
+	pongWithin = 15 * time.Second
+)
+
+// closing is how a socket is to end.
+type closing struct {
+	code   int
+	reason string
+}
+
+// socket is one WebSocket. Its reader, writer and pinger are goroutines of its own, and none of
+// them outlives wait.
+type socket struct {
+	conn   *websocket.Conn
+	frames chan frame    // from the reader; closed when it ends
+	out    chan []byte   // to the writer
+	end    chan closing  // to the writer; holds the first close
+	gone   chan struct{} // closed when the reader has ended
+	slow   func()        // called when the queue was full
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	fate    atomic.Pointer[closing] // how we closed it; nil while we did not
+	readErr error                   // why the reader ended; valid once gone is closed
+}
+
+type frame struct {
+	kind websocket.MessageType
+	data []byte
+}
+
+// newSocket starts a socket's goroutines.
+func newSocket(conn *websocket.Conn, slow func()) *socket {
+	conn.SetReadLimit(signal.MaxFirstFrame)
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &socket{
+		conn: conn, slow: slow, cancel: cancel,
+		frames: make(chan frame), out: make(chan []byte, maxQueued), end: make(chan closing, 1), gone: make(chan struct{}),
+	}
+	s.wg.Go(func() { s.read(ctx) })
+	s.wg.Go(func() { s.write(ctx) })
+	s.wg.Go(func() { s.ping(ctx) })
+	return s
+}
+
+// send queues m and never blocks: a socket whose queue is full is closed.
+func (s *socket) send(m signal.Message) {
+	if b, err := signal.Encode(m); err == nil {
+		s.sendFrame(b)
+	}
+}
+
+func (s *socket) sendFrame(b []byte) {
+	select {
+	case s.out <- b:
+	default:
+		if s.close(signal.CloseTooFast, "frames were read too slowly") {
+			s.slow()
+		}
+	}
+}
+
+// close asks the writer to send what is queued, and then the code. The first close counts.
+func (s *socket) close(code int, reason string) bool {
+	c := closing{code, reason}
+	if !s.fate.CompareAndSwap(nil, &c) {
+		return false
+	}
+	s.end <- c
+	return true
+}
+
+// wait returns when no goroutine of the socket is left. Something must have ended it.
+func (s *socket) wait() {
+	s.wg.Wait()
+	s.cancel()
+}
+
+func (s *socket) read(ctx context.Context) {
+	defer close(s.gone)
+	defer close(s.frames)
+	for {
+		kind, data, err := s.conn.Read(ctx)
+		if err != nil {
+			s.readErr = err
+			return
+		}
+		select {
+		case s.frames <- frame{kind, data}:
+		case <-ctx.Done():
+			s.readErr = ctx.Err()
+			return
+		}
+	}
+}
+
+func (s *socket) write(ctx context.Context) {
+	defer s.cancel()
+	for {
+		select {
+		case b := <-s.out:
+			if s.writeFrame(ctx, b) != nil {
+				s.conn.CloseNow() //nolint:errcheck // it is broken
+				return
+			}
+		case c := <-s.end:
+			if c.code != signal.CloseTooFast {
+				s.flush(ctx)
+			}
+			s.conn.Close(websocket.StatusCode(c.code), c.reason) //nolint:errcheck // told or not, it ends here
+			return
+		case <-s.gone:
+			s.conn.CloseNow() //nolint:errcheck // the other side has ended it
+			return
+		}
+	}
+}
+
+func (s *socket) writeFrame(ctx context.Context, b []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, writeWithin)
+	defer cancel()
+	return s.conn.Write(ctx, websocket.MessageText, b)
+}
+
+func (s *socket) flush(ctx context.Context) {
+	for {
+		select {
+		case b := <-s.out:
+			if s.writeFrame(ctx, b) != nil {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+// ping finds connections that are open at this end alone. The reader must run for it.
+func (s *socket) ping(ctx context.Context) {
+	t := time.NewTicker(pingEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		pong, cancel := context.WithTimeout(ctx, pongWithin)
+		err := s.conn.Ping(pong)
+		cancel()
+		if err != nil {
+			s.conn.CloseNow() //nolint:errcheck // it is broken
+			return
+		}
+	}
+}
+
+// parting says how the socket ended, for its peer.
+type parting int
+
+const (
+	partLost parting = iota // may resume
+	partLeft                // the client ended it on purpose
+	partOver                // we ended it, or the client broke the protocol
+)
+
+// parting is valid once the socket has ended.
+func (s *socket) parting() parting {
+	if c := s.fate.Load(); c != nil {
+		if c.code == signal.CloseTooFast {
+			return partLost
+		}
+		return partOver
+	}
+	if errors.Is(s.readErr, websocket.ErrMessageTooBig) {
+		return partOver
+	}
+	switch websocket.CloseStatus(s.readErr) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway: // a page that closes or navigates away
+		return partLeft
+	case websocket.StatusMessageTooBig:
+		return partOver
+	}
+	return partLost
+}

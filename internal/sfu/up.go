@@ -1,0 +1,245 @@
+package sfu
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+
+	"orama.network/orama"
+)
+
+// maxPacket is the largest RTP packet taken, in bytes: what fits an Ethernet frame.
+const maxPacket = 1500
+
+// packet is one packet of an up track on its way to the down tracks. It belongs to the reader
+// and is valid until the next one is read.
+type packet struct {
+	up      *up
+	hdr     rtp.Header
+	payload []byte
+	level   []byte // the audio level extension's byte; nil without one
+	red     bool   // the payload is RED (RFC 2198)
+	at      time.Time
+}
+
+// up is a published track: one reader goroutine, which writes each packet to every subscriber in
+// turn. It takes no lock that another room or peer could hold.
+type up struct {
+	id    orama.TrackID
+	owner orama.PeerID
+	kind  webrtc.RTPCodecType
+	codec webrtc.RTPCodecCapability // of audio always Opus: RED is a wrapping of it
+	mid   string
+	track *webrtc.TrackRemote
+	// levelID is the header extension id of the audio level in this publisher's packets; 0: none.
+	levelID uint8
+	// sendRTCP reaches the publisher.
+	sendRTCP func([]rtcp.Packet) error
+	metrics  *metrics
+
+	loudest atomic.Uint32 // 128 - dBov of the loudest packet since last asked; 0: none came
+	muted   atomic.Bool
+	subs    atomic.Pointer[[]*down] // replaced whole, under mu; the reader only loads it
+
+	mu    sync.Mutex
+	keys  keyframes   // guarded by mu
+	timer *time.Timer // guarded by mu; runs while keys.pending
+	ended bool        // guarded by mu
+}
+
+// endOfUp says why a reader stopped.
+type endOfUp int
+
+const (
+	endGone  endOfUp = iota // the section went inactive, or the peer is gone
+	endCodec                // the publisher changed to a codec that subscribers must negotiate anew
+)
+
+// read forwards until the track ends.
+func (u *up) read() endOfUp {
+	buf := make([]byte, maxPacket)
+	p := packet{up: u}
+	pt, known := uint8(0), false
+	for {
+		n, _, err := u.track.Read(buf)
+		switch {
+		case errors.Is(err, webrtc.ErrCodecNotFound), errors.Is(err, io.ErrShortBuffer):
+			continue // a packet of a codec never agreed upon, or a giant: not a reason to end
+		case err != nil:
+			return endGone
+		}
+		u.metrics.packetsIn.Add(1)
+		if !p.parse(buf[:n], u.levelID) {
+			continue
+		}
+		if !known || p.hdr.PayloadType != pt {
+			pt, known = p.hdr.PayloadType, true
+			if p.red = isRED(u.track.Codec()); !p.red && !strings.EqualFold(u.track.Codec().MimeType, u.codec.MimeType) {
+				return endCodec
+			}
+		}
+		u.note(p.level)
+		for _, d := range *u.subs.Load() {
+			d.forward(&p)
+		}
+	}
+}
+
+func isRED(c webrtc.RTPCodecParameters) bool { return strings.EqualFold(c.MimeType, mimeRED) }
+
+// parse reads a packet that pion has decrypted in place. The header's memory is used again.
+func (p *packet) parse(buf []byte, levelID uint8) bool {
+	n, err := p.hdr.Unmarshal(buf)
+	if err != nil {
+		return false
+	}
+	end := len(buf)
+	if p.hdr.Padding && end > n {
+		end -= int(buf[end-1])
+	}
+	if end < n {
+		return false
+	}
+	p.payload, p.level, p.at = buf[n:end], nil, time.Now()
+	if levelID != 0 {
+		if level := p.hdr.GetExtension(levelID); len(level) == 1 {
+			p.level = level
+		}
+	}
+	return true
+}
+
+// note keeps the loudest level for the room's next look.
+func (u *up) note(level []byte) {
+	if level == nil {
+		return
+	}
+	loud := 128 - uint32(level[0]&0x7f)
+	for {
+		old := u.loudest.Load()
+		if loud <= old || u.loudest.CompareAndSwap(old, loud) {
+			return
+		}
+	}
+}
+
+// level takes the loudness since the last call, 0 to 1.
+func (u *up) level() float64 {
+	loud := u.loudest.Swap(0)
+	if loud == 0 || u.muted.Load() {
+		return 0
+	}
+	return loudness(uint8(128 - loud))
+}
+
+// readRTCP keeps the publisher's reports flowing through the interceptors.
+func readReceiverRTCP(r *webrtc.RTPReceiver, rid string) {
+	buf := make([]byte, maxPacket)
+	for {
+		var err error
+		if rid == "" {
+			_, _, err = r.Read(buf)
+		} else {
+			_, _, err = r.ReadSimulcast(buf, rid)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// attach makes d receive the packets from now on.
+func (u *up) attach(d *down) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended || slices.Contains(*u.subs.Load(), d) {
+		return
+	}
+	next := append(slices.Clone(*u.subs.Load()), d)
+	u.subs.Store(&next)
+}
+
+// detach ends that. A packet under way may still be offered to d, which knows better.
+func (u *up) detach(d *down) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	next := slices.DeleteFunc(slices.Clone(*u.subs.Load()), func(x *down) bool { return x == d })
+	u.subs.Store(&next)
+}
+
+// askKeyframe asks the publisher for a keyframe, now or as soon as keyframeEvery allows. Safe
+// for any goroutine.
+func (u *up) askKeyframe() {
+	if u.kind != webrtc.RTPCodecTypeVideo {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return
+	}
+	send, after := u.keys.ask(time.Now())
+	switch {
+	case send:
+		u.sendPLI()
+	case after > 0:
+		u.timer = time.AfterFunc(after, u.keyframeDue)
+		u.metrics.pliCoalesced.Add(1)
+	default:
+		u.metrics.pliCoalesced.Add(1)
+	}
+}
+
+func (u *up) keyframeDue() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.ended && u.keys.due(time.Now()) {
+		u.sendPLI()
+	}
+}
+
+func (u *up) sendPLI() {
+	u.metrics.pliSent.Add(1)
+	pli := &rtcp.PictureLossIndication{MediaSSRC: uint32(u.track.SSRC())}
+	u.sendRTCP([]rtcp.Packet{pli}) //nolint:errcheck // the publisher is going; its reader will say so
+}
+
+// end lets go of the subscribers and of the timer.
+func (u *up) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+	if u.timer != nil {
+		u.timer.Stop()
+	}
+	u.subs.Store(&[]*down{})
+}
+
+// newUp describes a remote track. Its reader is not started yet.
+func newUp(id orama.TrackID, owner orama.PeerID, track *webrtc.TrackRemote, r *webrtc.RTPReceiver, m *metrics) *up {
+	u := &up{id: id, owner: owner, kind: track.Kind(), track: track, mid: r.RTPTransceiver().Mid(), metrics: m}
+	params := r.GetParameters()
+	u.codec = track.Codec().RTPCodecCapability
+	if u.kind == webrtc.RTPCodecTypeAudio && isRED(track.Codec()) {
+		for _, c := range params.Codecs {
+			if strings.EqualFold(c.MimeType, webrtc.MimeTypeOpus) {
+				u.codec = c.RTPCodecCapability
+			}
+		}
+	}
+	for _, e := range params.HeaderExtensions {
+		if e.URI == audioLevelURI && u.kind == webrtc.RTPCodecTypeAudio {
+			u.levelID = uint8(e.ID)
+		}
+	}
+	u.subs.Store(&[]*down{})
+	return u
+}
