@@ -80,8 +80,7 @@ a namespace with WebRTC has TURN relays and SFUs that only those relays can reac
 	f.StringVar(&a.dataDir, "data-dir", "", "directory of the local cluster (default "+defaultDataDirText+")")
 	f.StringVar(&a.env, "env", "local", "cluster to talk to; \"local\" is the one in the default directory")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
-	root.AddCommand(a.up(), a.namespace(), a.token(), a.node(), a.turn(), a.sfu(), a.version())
-	return root
+	return group(root, a.up(), a.namespace(), a.token(), a.node(), a.turn(), a.sfu(), a.version())
 }
 
 const defaultDataDirText = "~/.local/share/orama/local"
@@ -171,13 +170,9 @@ func exitCode(err error) int {
 		return exitNotFound
 	case orama.KindUnavailable, orama.KindLimited:
 		return exitUnavailable
-	case orama.KindConflict, orama.KindInternal:
+	default:
 		return exitFailed
 	}
-	if isUnknownCommand(err) {
-		return exitUsage
-	}
-	return exitFailed
 }
 
 // print writes one line of JSON.

@@ -26,8 +26,6 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-func isUnknownCommand(err error) bool { return strings.HasPrefix(err.Error(), "unknown command") }
-
 func (a *app) namespace() *cobra.Command {
 	return group(&cobra.Command{Use: "namespace", Aliases: []string{"ns"}, Short: "Make tenants and give them WebRTC"},
 		a.namespaceCreate(), a.namespaceList(), a.namespaceDelete(), a.webrtcStatus(),
