@@ -45,6 +45,7 @@ func (m *meeting) enter(kind, user string) *person {
 	query := url.Values{"sdk": {m.c.Gateways[0] + "/sdk/orama.js"}}
 	p := &person{page: m.c.visit(m.t, kind, user, m.site+"/participant.html?"+query.Encode()), user: user}
 	p.until(10*time.Second, "the SDK is loaded", "!!window.participant")
+	p.eval(nil, "return participant.look()")
 	options := map[string]any{"room": m.room, "token": token, "name": user}
 	if m.transports != nil {
 		options["transports"] = m.transports

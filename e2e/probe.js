@@ -4,10 +4,17 @@
 (() => {
   const Native = window.RTCPeerConnection;
   const pcs = [];
+  const timeline = []; // [when, what] of every connection, for who reads a failure
   window.RTCPeerConnection = class RTCPeerConnection extends Native {
     constructor(...args) {
       super(...args);
       pcs.push(this);
+      const told = (what) => timeline.push([Date.now(), what]);
+      told('created');
+      this.addEventListener('iceconnectionstatechange', () => told(`ice ${this.iceConnectionState}`));
+      this.addEventListener('connectionstatechange', () => told(this.connectionState));
+      this.addEventListener('signalingstatechange', () => told(this.signalingState));
+      this.addEventListener('track', (e) => told(`track ${e.track.kind}`));
     }
   };
 
@@ -107,7 +114,7 @@
   }
 
   window.__probe = {
-    pcs, live, inbound, pairs, joins,
+    pcs, live, inbound, pairs, joins, timeline,
 
     async until(ms, holds) {
       const end = Date.now() + ms;
@@ -157,6 +164,7 @@
         pcs: pcs.map((pc) => [pc.signalingState, pc.iceConnectionState, pc.connectionState].join('/')),
         pairs: await pairs(),
         joins,
+        timeline: timeline.slice(-30).map(([when, what]) => `${when % 1e6} ${what}`),
         events: window.participant?.events,
         inbound: (await inbound()).map((t) => `${t.kind} ${t.track}: ${t.packets} packets, ${t.frames} frames, energy ${t.energy.toFixed(4)}`),
         text: (document.querySelector('[role=alert]')?.textContent ?? '').slice(0, 200),
