@@ -472,3 +472,13 @@ func TestTheFenceFollowsWhatIsToRun(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, []netip.AddrPort{netip.AddrPortFrom(host(3).MeshIP, 20000)}, spec.Tenants[0].Allow)
 }
+
+// Two plans from one reading do not meet in the reading's spare room.
+func TestEnableKeepsOutOfTheCallersArray(t *testing.T) {
+	c := hosts(3, "demo")
+	backing := make([]orama.Instance, 8)
+	c.Instances = backing[:0]
+	_, err := Enable(c, "demo", options())
+	require.NoError(t, err)
+	require.Equal(t, make([]orama.Instance, 8), backing)
+}
