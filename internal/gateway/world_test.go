@@ -262,13 +262,25 @@ func (f *fakeSFU) join(t *testing.T) *joined {
 	}
 }
 
+// joinAll waits for all clients that were let in so far.
+func (f *fakeSFU) joinAll(t *testing.T) (all []*joined) {
+	t.Helper()
+	f.mu.Lock()
+	n := len(f.tickets)
+	f.mu.Unlock()
+	for range n {
+		all = append(all, f.join(t))
+	}
+	return all
+}
+
 // world is a cluster of fakes with gateways before it.
 type world struct {
 	t      *testing.T
 	store  *memory
 	keys   *auth.Keys
 	clock  *clock
-	logs   *bytes.Buffer
+	logs   *logs
 	owner  string // API keys
 	member string
 	other  string // of another namespace
@@ -283,7 +295,7 @@ const ns = orama.NamespaceID("myapp")
 
 func newWorld(t *testing.T, sfuCount int) *world {
 	t.Helper()
-	w := &world{t: t, keys: auth.NewKeys([32]byte{1, 2, 3}), clock: &clock{}, logs: &bytes.Buffer{}}
+	w := &world{t: t, keys: auth.NewKeys([32]byte{1, 2, 3}), clock: &clock{}, logs: &logs{}}
 	cfg := &orama.WebRTCConfig{SealedSecret: w.keys.Seal("s3cret", plan.SecretAAD(ns)), CredentialTTL: 10 * time.Minute}
 	w.store = &memory{keys: map[string]orama.APIKey{}, rooms: map[orama.RoomID]orama.Room{}, cluster: orama.Cluster{
 		Namespaces: []orama.Namespace{
@@ -351,7 +363,7 @@ func (w *world) gateway(changes ...func(*Config, *Deps, *timing)) *edge {
 	cfg := Config{Node: "node-1", BaseDomain: "orama.test", URLStyle: plan.StyleIP,
 		Demo: Demo{Namespace: ns, InviteHash: "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"}} // "foo"
 	deps := Deps{Store: w.store, Keys: w.keys, Rates: cache.NewRates(0, w.clock.now), Now: w.clock.now,
-		Log:   slog.New(slog.NewTextHandler(&lockedWriter{w: w.logs}, nil)),
+		Log:   slog.New(slog.NewTextHandler(w.logs, nil)),
 		Pages: fstest.MapFS{"demo/index.html": {Data: []byte("<!doctype html>hello")}, "demo/main.js": {Data: []byte("x()")}, "sdk/orama.js": {Data: []byte("y()")}}}
 	tm := testTiming()
 	for _, c := range changes {
@@ -364,15 +376,22 @@ func (w *world) gateway(changes ...func(*Config, *Deps, *timing)) *edge {
 	return &edge{Gateway: g, url: srv.URL, t: w.t}
 }
 
-type lockedWriter struct {
-	mu sync.Mutex
-	w  io.Writer
+// logs is what all gateways of a test logged.
+type logs struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
 }
 
-func (l *lockedWriter) Write(b []byte) (int, error) {
+func (l *logs) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(b)
+	return l.buf.Write(b)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 func (w *world) token(change ...func(*auth.Token)) string {
