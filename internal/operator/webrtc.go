@@ -172,6 +172,8 @@ func (o *Operator) sayInstances(instances []Instance, late bool, r *reporter) {
 			r.say(string(i.Role), i.Node, Done, "ready")
 			// An agent saves its state file before it starts what the file names.
 			r.say(StepState, i.Node, Done, "cluster_state.json is saved")
+		case i.State == orama.StateFailed && i.Detail != "":
+			r.say(string(i.Role), i.Node, Failed, "%s", i.Detail)
 		case i.State == orama.StateFailed || late:
 			r.say(string(i.Role), i.Node, Failed, "%s", why(i))
 		default:
