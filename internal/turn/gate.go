@@ -103,7 +103,7 @@ func (g *gate) end() {
 	g.over.Store(true)
 	g.link.Close() //nolint:errcheck // it has ended
 	for _, r := range g.relays() {
-		r.Close() //nolint:errcheck // never fails
+		r.end(endLost)
 	}
 	close(g.done)
 }

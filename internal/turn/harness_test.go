@@ -78,6 +78,7 @@ func newHost(t testing.TB, configure ...func(*host)) *host {
 	t.Helper()
 	h := &host{t: t, reg: prometheus.NewRegistry(), clock: &clock{}, log: &logBook{}, sfu: map[orama.NamespaceID]*echo{}}
 	h.srv = New(slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
+	h.log.srv = h.srv
 	h.srv.now = h.clock.now
 	h.srv.Ports = testPorts
 	relayIP, cert := freshIP(), newCert(t, "turn.ns-alpha.orama.test")
@@ -420,6 +421,7 @@ func (e *echo) count() int {
 
 // logBook keeps what the server logs.
 type logBook struct {
+	srv   *Server
 	mu    sync.Mutex
 	lines []map[string]any
 }
@@ -437,6 +439,7 @@ func (b *logBook) Write(p []byte) (int, error) {
 
 // reasons counts the lines with a message by their reason.
 func (b *logBook) reasons(msg string) map[string]int {
+	b.flush()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := map[string]int{}
@@ -446,6 +449,19 @@ func (b *logBook) reasons(msg string) map[string]int {
 		}
 	}
 	return n
+}
+
+// flush waits until what was said is written.
+func (b *logBook) flush() {
+	mark := make(chan struct{})
+	select {
+	case b.srv.scribe.queue <- line{written: mark}:
+		select {
+		case <-mark:
+		case <-b.srv.scribe.done:
+		}
+	case <-b.srv.scribe.done:
+	}
 }
 
 func (b *logBook) ended() map[string]int   { return b.reasons("turn: relay ended") }

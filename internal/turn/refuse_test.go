@@ -65,6 +65,7 @@ func TestRefusedAllocates(t *testing.T) {
 			require.Zero(t, h.allocations(alpha))
 		})
 	}
+	h.log.flush()
 	for _, line := range h.log.lines {
 		for _, v := range line {
 			text, _ := v.(string)
@@ -206,6 +207,18 @@ func TestClientCap(t *testing.T) {
 		r.end(endExpired)
 		h.srv.relays.leave() // no engine knows these
 	}
+	require.Zero(t, h.srv.clients.total)
+}
+
+// An Allocate that was found good just before its namespace was removed opens nothing after.
+func TestRevokedTenantOpensNothing(t *testing.T) {
+	h := newHost(t)
+	tt := h.srv.tenants()[alpha]
+	tt.revoke(endRemoved)
+	r := &relay{tenant: tt, client: netip.MustParseAddrPort("192.0.2.7:1")}
+	reason, err := h.srv.open(r)
+	require.ErrorIs(t, err, errTenantGone)
+	require.Equal(t, refuseUnknown, reason)
 	require.Zero(t, h.srv.clients.total)
 }
 

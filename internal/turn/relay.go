@@ -3,6 +3,7 @@ package turn
 import (
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type relay struct {
 	expires   atomic.Int64 // Unix ns; 0 until the Allocate was answered
 	permitted atomic.Bool  // a permission or channel exists
 	deleting  atomic.Bool  // the client is just deleting it
+	disowned  atomic.Bool  // the engine closed it, and so has forgotten it
 
 	reason atomic.Pointer[string] // why it ended, when the server decided
 	once   sync.Once
@@ -96,12 +98,22 @@ func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
 	for {
 		n, from, err := r.fenced.ReadFrom(p)
 		if err != nil {
+			r.leave()
 			return n, from, err
 		}
 		if n < len(p) {
 			r.down.add(n)
 			return n, from, nil
 		}
+	}
+}
+
+// leave ends the engine's reading goroutine when the engine has deleted the allocation already. On
+// an error that goroutine deletes the allocation of its 5-tuple, whichever that is: a client that deletes
+// and allocates again at once would lose the new one. After the link's end the engine needs the error.
+func (r *relay) leave() {
+	if r.disowned.Load() && !r.gate.over.Load() {
+		runtime.Goexit()
 	}
 }
 
@@ -114,8 +126,10 @@ func (r *relay) WriteTo(p []byte, to net.Addr) (int, error) {
 	return len(p), nil
 }
 
-// Close is the library's way to end the relay; the reason is worked out from what led here.
+// Close is the library's way to end the relay; the reason is worked out from what led here. It is
+// called under the engine's lock, so it waits for nothing.
 func (r *relay) Close() error {
+	r.disowned.Store(true)
 	r.once.Do(r.finish)
 	return nil
 }
@@ -123,7 +137,7 @@ func (r *relay) Close() error {
 // end closes the relay for a reason of the server's own. The library notices by its reader.
 func (r *relay) end(reason string) {
 	r.reason.CompareAndSwap(nil, &reason)
-	r.Close() //nolint:errcheck // never fails
+	r.once.Do(r.finish)
 }
 
 func (r *relay) finish() {
@@ -139,8 +153,6 @@ func (r *relay) why() string {
 		return *reason
 	case r.deleting.Load():
 		return endDeleted
-	case r.gate.over.Load():
-		return endLost
 	}
 	return endExpired
 }

@@ -332,6 +332,23 @@ func TestDeletedByClient(t *testing.T) {
 	require.Equal(t, map[string]int{endDeleted: len(transports)}, h.log.ended())
 }
 
+// The library's reader of an ended relay deletes whatever its client has allocated since.
+func TestDeletedAndAllocatedAgain(t *testing.T) {
+	h := newHost(t)
+	for _, transport := range []string{"udp", "tcp"} {
+		c := h.client(transport, alpha)
+		for range 200 {
+			c.allocate()
+			require.Zero(t, errorCode(c.refresh(0)))
+		}
+		c.allocate()
+		require.Zero(t, c.bind(0x4000, h.sfu[alpha].at))
+		c.sendChannel(0x4000, []byte("still here"))
+		require.NotNil(t, c.data(patience))
+	}
+	require.Equal(t, map[string]int{endDeleted: 400}, h.log.ended())
+}
+
 func TestRelayEndsWithItsConnection(t *testing.T) {
 	h := newHost(t)
 	for _, transport := range transports[1:] {

@@ -26,6 +26,7 @@ type Server struct {
 	Limits Limits
 
 	log     *slog.Logger
+	scribe  *scribe // for lines from the path of packets
 	reg     prometheus.Registerer
 	metrics *metrics
 	lines   *lineLimit
@@ -63,7 +64,7 @@ type Server struct {
 // New makes a server that listens nowhere yet. reg may be nil.
 func New(log *slog.Logger, reg prometheus.Registerer) *Server {
 	s := &Server{
-		log: log, reg: reg, metrics: newMetrics(), lines: newLineLimit(),
+		log: log, scribe: newScribe(log), reg: reg, metrics: newMetrics(), lines: newLineLimit(),
 		boot: randomHex(8), decoy: auth.NewTURNSecret(), now: time.Now,
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -132,6 +133,7 @@ func (s *Server) start(spec plan.TURNSpec) error {
 		s.wg.Go(l.run)
 	}
 	s.wg.Go(s.sweep)
+	go s.scribe.run()
 	return nil
 }
 
@@ -225,7 +227,7 @@ func openReason(err error) string {
 func (s *Server) relayEnded(r *relay, why string) {
 	s.clients.give(clientOf(r.client.Addr()))
 	sum := r.totals()
-	s.log.Info("turn: relay ended", "namespace", r.tenant.id, "client", r.client, "transport", r.transport, "port", r.port,
+	s.scribe.say("turn: relay ended", "namespace", r.tenant.id, "client", r.client, "transport", r.transport, "port", r.port,
 		"reason", why, "lived", s.now().Sub(r.created).Round(time.Millisecond),
 		"up_packets", sum.upPackets, "up_bytes", sum.upBytes, "down_packets", sum.downPackets, "down_bytes", sum.downBytes,
 		"fenced", sum.droppedIn+sum.droppedOut)
@@ -235,7 +237,7 @@ func (s *Server) relayEnded(r *relay, why string) {
 func (s *Server) refused(ns orama.NamespaceID, transport string, from netip.AddrPort, method stun.Method, reason string) {
 	s.metrics.refused.WithLabelValues(string(ns), reason).Inc()
 	if ok, unsaid := s.lines.allow(reason, s.now()); ok {
-		s.log.Info("turn: refused", "namespace", ns, "client", from, "transport", transport,
+		s.scribe.say("turn: refused", "namespace", ns, "client", from, "transport", transport,
 			"method", method.String(), "reason", reason, "lines_left_out", unsaid)
 	}
 }
@@ -290,6 +292,9 @@ func (s *Server) Close() error {
 	s.conns.closeAll()
 	s.wg.Wait()
 	s.relays.wait(context.Background())
+	if s.configured {
+		s.scribe.close()
+	}
 	if s.reg != nil {
 		s.reg.Unregister(collector{s})
 	}
