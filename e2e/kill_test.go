@@ -3,9 +3,12 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -21,8 +24,7 @@ type instance struct {
 	Role      string    `json:"role"`
 	State     string    `json:"state"`
 	Detail    string    `json:"detail"`
-	At        time.Time `json:"at"`
-	Since     time.Time `json:"since"`
+	Since     time.Time `json:"since"` // first seen in this state without a break
 	Ports     struct {
 		Relay  ports `json:"relay"`
 		Signal ports `json:"signal"`
@@ -45,18 +47,45 @@ func (c *cluster) instances(t *testing.T, namespace string) []instance {
 	return status.Instances
 }
 
-// allReady waits until every instance of the namespace was observed ready after a moment.
-func (c *cluster) allReady(t *testing.T, namespace string, after time.Time) {
+// allReady waits until every instance of the namespace was observed ready; the one of the node and role, anew
+// since a moment.
+func (c *cluster) allReady(t *testing.T, namespace, node, role string, since time.Time) {
 	t.Helper()
-	took := eventually(t, 20*time.Second, func() string {
+	eventually(t, 20*time.Second, func() string {
 		for _, in := range c.instances(t, namespace) {
-			if in.State != "ready" || !in.At.After(after) {
-				return fmt.Sprintf("%s on %s is %s, seen at %v: %s", in.Role, in.Node, in.State, in.At, in.Detail)
+			if in.State != "ready" {
+				return fmt.Sprintf("%s on %s is %s: %s", in.Role, in.Node, in.State, in.Detail)
+			}
+			if in.Node == node && in.Role == role && in.Since.Before(since) {
+				return fmt.Sprintf("%s on %s is said to be ready without a break since %v", in.Role, in.Node, in.Since)
 			}
 		}
 		return ""
 	})
-	t.Logf("every instance was observed ready within %s", ms(took))
+}
+
+// units asks a node's agent which processes it watches: their pids by kind and namespace. Nil while there is no answer.
+func (c *cluster) units(t *testing.T, node string) map[string]int {
+	t.Helper()
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", filepath.Join(c.dir, node, "agent.sock"))
+		},
+	}}
+	res, err := client.Get("http://agent/v1/node")
+	if err != nil {
+		return nil
+	}
+	defer res.Body.Close()
+	var body struct{ Units []process }
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&body))
+	out := map[string]int{}
+	for _, u := range body.Units {
+		out[u.Kind+" "+u.Namespace] = u.PID
+	}
+	return out
 }
 
 // owner asks the gateways which node's SFU has the room.
@@ -118,13 +147,8 @@ func TestKill(t *testing.T) {
 func killAgent(t *testing.T, c *cluster, m *meeting) {
 	m.t = t
 	node := c.Nodes[0].ID
-	units := map[string]int{}
-	for _, in := range c.instances(t, c.Namespace) {
-		if in.Node == node {
-			units[in.Role] = c.pid(t, in.Role, node)
-		}
-	}
-	require.NotEmpty(t, units)
+	before := c.units(t, node)
+	require.NotEmpty(t, before)
 	m.watch()
 	killed := kill(t, c.pid(t, "node", node))
 	for _, p := range m.people {
@@ -133,17 +157,22 @@ func killAgent(t *testing.T, c *cluster, m *meeting) {
 		t.Logf("%s resumed its socket %s after the kill", p.user, ms(took))
 		require.Less(t, took, 3*time.Second, "%s: the socket came back too late", p.user)
 	}
+	var after map[string]int
 	took := eventually(t, 10*time.Second, func() string {
 		if len(named(t, " node run ", "/"+node+"/")) != 1 {
 			return "the agent of " + node + " is not there"
 		}
+		if after = c.units(t, node); len(after) < len(before) {
+			return fmt.Sprintf("the agent of %s knows of %v only", node, after)
+		}
 		return ""
 	})
-	t.Logf("the agent was started again within %s", ms(took))
-	c.allReady(t, c.Namespace, time.Now())
-	for role, pid := range units {
-		require.Equal(t, pid, c.pid(t, role, node), "the %s process did not live on", role)
+	t.Logf("the agent was started again and has its processes %v within %s", after, ms(took))
+	require.Equal(t, before, after, "the relay and SFU processes live on and are adopted")
+	for key, pid := range after {
+		require.True(t, alive(pid), key)
 	}
+	c.allReady(t, c.Namespace, "", "", killed)
 	m.gaps(time.Second)
 	m.chat()
 }
@@ -170,7 +199,7 @@ func killSFU(t *testing.T, c *cluster, m *meeting) {
 		require.Less(t, took, 5*time.Second, "%s: media came back too late", p.user)
 	}
 	require.NotEqual(t, node, c.owner(t, m.room), "the room did not move")
-	c.allReady(t, c.Namespace, killed)
+	c.allReady(t, c.Namespace, node, "sfu", killed)
 	require.NotEqual(t, pid, c.pid(t, "sfu", node))
 	m.gaps(5 * time.Second)
 	m.allMeet(5 * time.Second)
@@ -198,9 +227,9 @@ func killTURN(t *testing.T, c *cluster, m *meeting) {
 		// Long enough to see a gap of more than the limit to its end.
 		p.until(20*time.Second, "six seconds watched, and everybody is seen", "__probe.gaps().watched > 6000 && __probe.gaps().lag < 500")
 	}
-	c.allReady(t, c.Namespace, killed)
-	require.NotEqual(t, pid, c.pid(t, "turn", node))
-	m.allMeet(5 * time.Second)
 	m.gaps(5 * time.Second)
+	m.allMeet(5 * time.Second)
 	m.chat()
+	require.NotEqual(t, pid, c.pid(t, "turn", node))
+	c.allReady(t, c.Namespace, node, "turn", killed)
 }
