@@ -513,3 +513,38 @@ func TestHowAnObservationIsWorded(t *testing.T) {
 	require.Equal(t, orama.StateFailed, seenAs(stop, orama.StateFailed, 0))
 	require.Equal(t, orama.StateUnknown, seen(orama.Instance{Desired: run, Observed: orama.Observation{State: orama.StateUnknown}}, now).State)
 }
+
+// Who began and went away while it is undone has it undone all the same.
+func TestUndoingOutlivesTheCaller(t *testing.T) {
+	in(t, 3, func(t *testing.T, w *world, o *Operator) {
+		w.set(func() { w.broken["node-1/turn"], w.broken["node-2/turn"] = "exit 1", "exit 1" })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		_, err := o.EnableWebRTC(ctx, "demo", Options{Wait: time.Second}, func(s Step) {
+			if s.Step == StepDNS {
+				cancel() // names are withdrawn first
+			}
+		})
+		require.ErrorContains(t, err, "all was undone")
+		require.Equal(t, []string{"demo webrtc=false"}, shape(w.look(t)))
+	}, "demo")
+}
+
+// While one waits for the last process, another finishes and enables again: the first is done, too.
+func TestDisableEndsThoughSomebodyEnablesAgain(t *testing.T) {
+	in(t, 3, func(t *testing.T, w *world, o *Operator) {
+		mustEnable(t, o, "demo")
+		meanwhile := sync.OnceFunc(func() {
+			require.NoError(t, w.operator().DisableWebRTC(t.Context(), "demo", nil))
+			mustEnable(t, w.operator(), "demo")
+		})
+		began := time.Now()
+		require.NoError(t, o.DisableWebRTC(t.Context(), "demo", func(s Step) {
+			if s.State == Waiting {
+				meanwhile()
+			}
+		}))
+		require.Less(t, time.Since(began), 10*time.Second)
+		require.True(t, enabled(w.look(t).Namespaces[0]))
+	}, "demo")
+}

@@ -81,8 +81,5 @@ func (w *wireError) error() *orama.Error {
 // seconds reads a duration from outside; what is beyond a year is a year, which no limit allows.
 func seconds(s float64) time.Duration {
 	const year = 365 * 24 * 3600
-	if s != s { // NaN
-		return -1
-	}
 	return time.Duration(max(-year, min(year, s)) * float64(time.Second))
 }
