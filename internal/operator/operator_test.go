@@ -437,20 +437,20 @@ func TestACallerMayGoAwayAtAnyStep(t *testing.T) {
 func TestEnableWaitsThroughAnOutageOfTheStore(t *testing.T) {
 	in(t, 3, func(t *testing.T, w *world, o *Operator) {
 		gone := errors.New("no leader")
+		lose := func(s Step) {
+			if s.State == Waiting {
+				w.set(func() { w.unread = gone })
+			}
+		}
 		go func() {
-			time.Sleep(150 * time.Millisecond)
-			w.set(func() { w.unread = gone })
 			time.Sleep(20 * time.Second)
 			w.set(func() { w.unread = nil })
 		}()
-		mustEnable(t, o, "demo")
-
+		_, err := o.EnableWebRTC(t.Context(), "demo", Options{}, lose)
+		require.NoError(t, err)
 		require.NoError(t, o.DisableWebRTC(t.Context(), "demo", nil))
-		go func() {
-			time.Sleep(150 * time.Millisecond)
-			w.set(func() { w.unread = gone })
-		}()
-		_, err := o.EnableWebRTC(t.Context(), "demo", Options{Wait: 5 * time.Second}, nil)
+
+		_, err = o.EnableWebRTC(t.Context(), "demo", Options{Wait: 5 * time.Second}, lose)
 		require.ErrorIs(t, err, gone)
 		w.set(func() { w.unread = nil })
 		require.Len(t, w.look(t).Instances, 5)
