@@ -167,7 +167,7 @@ type raw struct {
 	conn      net.Conn
 	transport string
 	read      func(p []byte) (int, error)
-	user, key string
+	user      string
 	integrity stun.MessageIntegrity
 	nonce     stun.Nonce
 	inbox     [][]byte // what came while waiting for something else

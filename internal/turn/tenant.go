@@ -59,7 +59,7 @@ func (t *tenant) bind(r *relay, ip netip.Addr) error {
 	if t.closed {
 		return errTenantGone
 	}
-	start, tried := rand.IntN(int(t.block.Count)), 0
+	start, tried := rand.IntN(int(t.block.Count)), 0 //nolint:gosec // seeded by the system and unpredictable; and a port is no secret
 	for i := range int(t.block.Count) {
 		port := t.block.First + uint16((start+i)%int(t.block.Count))
 		if t.relays[port] != nil {
