@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/signal"
 )
 
@@ -268,4 +270,23 @@ func TestTheSweepRunsByItself(t *testing.T) {
 	w.store.change(func(m *memory) { delete(m.rooms, "daily") })
 	code, _ := closeOf(t, c)
 	require.Equal(t, signal.CloseGone, code)
+}
+
+// While a client writes, the SFU's close frame must win over the failing write.
+func TestACloseCodeIsNotLostToAFailingWrite(t *testing.T) {
+	w := newWorld(t, 1)
+	g := w.gateway()
+	for range 20 {
+		token := w.token(func(t *auth.Token) { t.User = orama.UserID(rand.Text()) })
+		c, j := g.mustDial(w.sfus[0], daily, token)
+		go func() {
+			for c.Write(context.Background(), websocket.MessageText, make([]byte, 1000)) == nil {
+			}
+		}()
+		_, _, err := j.Read(within(t))
+		require.NoError(t, err)
+		go j.Close(4410, "kicked")
+		code, _ := closeOf(t, c)
+		require.Equal(t, 4410, code)
+	}
 }

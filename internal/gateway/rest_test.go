@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -383,4 +385,41 @@ func TestAPanicIsOneRequestsProblem(t *testing.T) {
 func TestNewNeedsItsParts(t *testing.T) {
 	_, err := New(Config{}, Deps{})
 	require.Error(t, err)
+}
+
+func TestManyRequestsAtOnceReadTheClusterOnce(t *testing.T) {
+	w := newWorld(t, 0)
+	now := time.Now() // stands still
+	g := w.gateway(func(_ *Config, d *Deps, tm *timing) {
+		tm.viewFor = 250 * time.Millisecond
+		d.Now = func() time.Time { return now }
+	})
+	<-g.view.turn // so that all wait
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { g.view.cluster(t.Context()) })
+	}
+	g.view.turn <- struct{}{}
+	wg.Wait()
+	require.Equal(t, 1, w.store.reads)
+	<-g.view.turn
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.clock.offset.Add(int64(time.Hour))
+	now = now.Add(time.Hour)
+	_, err := g.view.cluster(ctx)
+	require.ErrorIs(t, err, context.Canceled, "who has left does not wait")
+	g.view.turn <- struct{}{}
+}
+
+func TestInternalErrorsAreNotTold(t *testing.T) {
+	w := newWorld(t, 1)
+	w.store.change(func(m *memory) {
+		m.cluster.Namespaces[0].WebRTC = &orama.WebRTCConfig{SealedSecret: "v1.damaged", CredentialTTL: time.Minute}
+	})
+	a := w.gateway().do("POST", credPath, w.token(), "")
+	require.Equal(t, 500, a.StatusCode)
+	require.Equal(t, "internal", a.code())
+	require.NotContains(t, string(a.body), "sealed")
+	require.Contains(t, w.logs.String(), "sealed")
 }

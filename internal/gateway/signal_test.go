@@ -420,3 +420,13 @@ func TestABadFirstFrameCloses(t *testing.T) {
 		})
 	}
 }
+
+func TestAClientIsNotSentBackToTheNodeItLost(t *testing.T) {
+	w := newWorld(t, 2)
+	w.store.rooms["daily"] = orama.Room{Namespace: ns, ID: "daily", Node: "node-1", Boot: "boot-0", Epoch: 1}
+	for i := range 5 { // node-2 is the busier one
+		id := orama.RoomID(fmt.Sprint("busy-", i))
+		w.store.rooms[id] = orama.Room{Namespace: ns, ID: id, Node: "node-2", Boot: "boot-1", Epoch: 1}
+	}
+	w.gateway().mustDial(w.sfus[1], daily, w.token())
+}
