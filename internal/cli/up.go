@@ -81,14 +81,15 @@ func (a *app) progress() func(role.Step) {
 	done := lipgloss.NewStyle().Foreground(lipgloss.Color("2")).Render("✓")
 	note := lipgloss.NewStyle().Foreground(lipgloss.Color("3")).Render("!")
 	return func(s role.Step) {
-		if a.json {
-			return
+		switch {
+		case a.json && s.Notice:
+			fmt.Fprintf(a.err, "orama: %s\n", s.Text)
+		case a.json:
+		case s.Notice:
+			a.say("  %s %s", note, s.Text)
+		default:
+			a.say("  %s %s", done, s.Text)
 		}
-		mark := done
-		if s.Notice {
-			mark = note
-		}
-		a.say("  %s %s", mark, s.Text)
 	}
 }
 

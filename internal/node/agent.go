@@ -307,7 +307,7 @@ func (a *Agent) report(ctx context.Context, ns orama.NamespaceID, role orama.Rol
 	}
 	o := orama.Observed{Namespace: ns, Node: a.Self.ID, Role: role,
 		Observation: orama.Observation{State: state, Since: now, At: now, Boot: boot, Detail: detail}}
-	if known && last.State == state {
+	if known && last.State == state && last.Boot == boot { // another boot means that there was a break
 		o.Since = last.Since
 	}
 	if err := a.Store.Observe(ctx, []orama.Observed{o}); err != nil {

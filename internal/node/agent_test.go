@@ -354,6 +354,7 @@ func TestRestartedProcessIsConfiguredAgain(t *testing.T) {
 		p := w.process(orama.RoleSFU, "alpha")
 		require.Equal(t, 1, p.applied)
 		require.Equal(t, p.boot, w.last["sfu/alpha"].Boot)
+		require.Less(t, time.Since(w.last["sfu/alpha"].Since), time.Second, "the break is seen")
 	})
 }
 

@@ -46,6 +46,7 @@ type host struct {
 	units  *units
 	agent  *node.Agent
 	gate   *gateway.Gateway
+	op     *operator.Operator
 }
 
 // Node is the life of one host's agent and gateway. When ctx ends it takes its units with it, because with
@@ -118,6 +119,7 @@ func (h *host) assemble() error {
 		Save: func(s manifest.State) error { return manifest.Save(h.manifestPath(), s) },
 		Log:  h.log,
 	})
+	h.op = operator.New(operator.Deps{Store: h.store, Keys: h.keys, BaseDomain: h.cfg.BaseDomain, Wake: h.agent.Wake, Log: h.log})
 	h.gate, err = gateway.New(gateway.Config{
 		Node:         h.cfg.ID,
 		BaseDomain:   h.cfg.BaseDomain,
@@ -147,7 +149,12 @@ func (h *host) run(ctx context.Context) error {
 	agentCtx, stopAgent := context.WithCancel(ctx)
 	defer stopAgent()
 	agentDone := make(chan error, 1)
-	go func() { agentDone <- h.agent.Run(agentCtx) }()
+	go func() {
+		var both errgroup.Group
+		both.Go(func() error { return h.agent.Run(agentCtx) })
+		both.Go(func() error { return h.op.Run(agentCtx) }) // finishes what a crashed node began
+		agentDone <- both.Wait()
+	}()
 	go func() { g.Wait(); close(failed) }() //nolint:errcheck // collected below
 	h.log.Info("node is up", "node", h.cfg.ID, "gateway", h.cfg.Gateway.URL, "mesh", h.cfg.MeshIP)
 	select {
@@ -209,8 +216,7 @@ func (h *host) listen() (out []listener, err error) {
 // admin is the administration socket: the operator's calls, and what this node runs.
 func (h *host) admin() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", operator.Handler(operator.New(operator.Deps{
-		Store: h.store, Keys: h.keys, BaseDomain: h.cfg.BaseDomain, Wake: h.agent.Wake, Log: h.log})))
+	mux.Handle("/", operator.Handler(h.op))
 	mux.HandleFunc("GET /v1/node", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{"id": h.cfg.ID, "units": h.units.Units()}) //nolint:errcheck // the reader went away
