@@ -54,3 +54,25 @@ func TestCall(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkJoin gives the time from opening the socket to the first decoded frame, for somebody who
+// comes to a call of two.
+func BenchmarkJoin(b *testing.B) {
+	c := up(b)
+	m := c.meeting(b, c.Namespace, "bench")
+	m.enter(chromium, "ada")
+	m.enter(chromium, "bob")
+	m.allMeet(20 * time.Second)
+	var sum time.Duration
+	for b.Loop() {
+		p := m.enter(chromium, "visitor")
+		saw := p.until(10*time.Second, "a first frame", "__probe.inbound().then((all) => all.some((x) => x.frames > 0))")
+		var opened moment
+		p.eval(&opened, "return __probe.sockets[0].opening")
+		sum += saw.since(opened)
+		p.close()
+		m.people = m.without(p)
+	}
+	b.ReportMetric(float64(sum.Milliseconds())/float64(b.N), "ms/join")
+	b.ReportMetric(0, "ns/op") // most of it is opening a tab
+}

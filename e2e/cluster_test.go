@@ -49,9 +49,10 @@ type ready struct {
 // cluster is one `orama up`.
 type cluster struct {
 	ready
-	dir  string
-	line string        // as printed
-	took time.Duration // from the start of the binary to the line
+	dir   string
+	line  string        // as printed
+	took  time.Duration // from the start of the binary to the line
+	where []instance    // of the namespace, see placed
 
 	cmd    *exec.Cmd
 	log    string // file of its standard error
@@ -60,7 +61,7 @@ type cluster struct {
 }
 
 // up gives the shared cluster, started if need be.
-func up(t *testing.T) *cluster {
+func up(t testing.TB) *cluster {
 	t.Helper()
 	if c := shared.cluster; c != nil && c.running() {
 		return c
@@ -82,7 +83,7 @@ func up(t *testing.T) *cluster {
 }
 
 // down ends the shared cluster, for a test that starts its own on the same addresses.
-func down(t *testing.T) {
+func down(t testing.TB) {
 	t.Helper()
 	if shared.cluster != nil {
 		shared.cluster.end()
@@ -91,14 +92,14 @@ func down(t *testing.T) {
 }
 
 // dataDir names a directory that does not exist yet.
-func dataDir(t *testing.T) string {
+func dataDir(t testing.TB) string {
 	t.Helper()
 	shared.made++
 	return filepath.Join(os.Getenv(workEnv), fmt.Sprintf("data-%d", shared.made))
 }
 
 // start runs `orama up --json` and waits for its line.
-func start(t *testing.T, dir string, attr *syscall.SysProcAttr, args ...string) *cluster {
+func start(t testing.TB, dir string, attr *syscall.SysProcAttr, args ...string) *cluster {
 	t.Helper()
 	c, code := tryStart(t, dir, attr, args...)
 	if code >= 0 {
@@ -108,7 +109,7 @@ func start(t *testing.T, dir string, attr *syscall.SysProcAttr, args ...string) 
 }
 
 // tryStart is start for a cluster that may refuse: the code is -1 when it is ready, else its exit status.
-func tryStart(t *testing.T, dir string, attr *syscall.SysProcAttr, args ...string) (*cluster, int) {
+func tryStart(t testing.TB, dir string, attr *syscall.SysProcAttr, args ...string) (*cluster, int) {
 	t.Helper()
 	c := &cluster{dir: dir, log: dir + ".log", exited: make(chan struct{})}
 	stderr, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -196,7 +197,7 @@ func (c *cluster) tail() string {
 }
 
 // pid finds the living process of a kind on a node.
-func (c *cluster) pid(t *testing.T, kind, node string) int {
+func (c *cluster) pid(t testing.TB, kind, node string) int {
 	t.Helper()
 	pids := named(t, " "+kind+" run ", "/"+node+"/")
 	require.Len(t, pids, 1, "the %s process of %s", kind, node)
@@ -204,12 +205,12 @@ func (c *cluster) pid(t *testing.T, kind, node string) int {
 }
 
 // orama runs one command of the binary against the cluster.
-func (c *cluster) orama(t *testing.T, args ...string) (stdout, stderr string, code int) {
+func (c *cluster) orama(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	return run(t, append(args, "--data-dir", c.dir)...)
 }
 
-func run(t *testing.T, args ...string) (stdout, stderr string, code int) {
+func run(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.Command(os.Getenv(binaryEnv), args...)
 	var out, errs bytes.Buffer
@@ -227,7 +228,7 @@ func run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 }
 
 // do runs a command that must succeed and reads its JSON.
-func (c *cluster) do(t *testing.T, into any, args ...string) {
+func (c *cluster) do(t testing.TB, into any, args ...string) {
 	t.Helper()
 	out, errs, code := c.orama(t, append(args, "--json")...)
 	require.Zero(t, code, "orama %s: %s", strings.Join(args, " "), errs)
@@ -237,7 +238,7 @@ func (c *cluster) do(t *testing.T, into any, args ...string) {
 }
 
 // token mints a JWT for a user.
-func (c *cluster) token(t *testing.T, namespace, user string, args ...string) string {
+func (c *cluster) token(t testing.TB, namespace, user string, args ...string) string {
 	t.Helper()
 	var minted struct {
 		Token string `json:"token"`
@@ -248,7 +249,7 @@ func (c *cluster) token(t *testing.T, namespace, user string, args ...string) st
 }
 
 // credentials asks the first gateway for TURN credentials.
-func (c *cluster) credentials(t *testing.T, token, query string) (urls []string, username, credential string) {
+func (c *cluster) credentials(t testing.TB, token, query string) (urls []string, username, credential string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.Gateways[0]+"/v1/webrtc/turn/credentials"+query, nil)
 	require.NoError(t, err)

@@ -35,7 +35,7 @@ type reply struct {
 	Error string          `json:"error"`
 }
 
-func startDriver(t *testing.T) *driver {
+func startDriver(t testing.TB) *driver {
 	t.Helper()
 	d := &driver{waiting: map[int]chan reply{}, opened: map[string]bool{}}
 	d.cmd = exec.Command("node", "browsers.mjs")
@@ -114,7 +114,7 @@ func (d *driver) close() {
 
 // browser gives a running browser of a kind that trusts the cluster's development authority.
 // Browsers are shared by tests; a new authority gets a new one.
-func (c *cluster) browser(t *testing.T, kind string) string {
+func (c *cluster) browser(t testing.TB, kind string) string {
 	t.Helper()
 	if shared.driver == nil {
 		shared.driver = startDriver(t)
@@ -150,18 +150,18 @@ func (c *cluster) browser(t *testing.T, kind string) string {
 
 // page is one tab.
 type page struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 	open bool
 }
 
 // visit opens a tab at url. It is closed with the test.
-func (c *cluster) visit(t *testing.T, kind, name, url string) *page {
+func (c *cluster) visit(t testing.TB, kind, name, url string) *page {
 	t.Helper()
 	return visitIn(t, c.browser(t, kind), name, url, nil)
 }
 
-func visitIn(t *testing.T, browser, name, url string, viewport map[string]any) *page {
+func visitIn(t testing.TB, browser, name, url string, viewport map[string]any) *page {
 	t.Helper()
 	p := &page{t: t, name: t.Name() + " " + name, open: true}
 	require.NoError(t, shared.driver.call("open",

@@ -37,7 +37,7 @@ type ports struct {
 	Count int `json:"count"`
 }
 
-func (c *cluster) instances(t *testing.T, namespace string) []instance {
+func (c *cluster) instances(t testing.TB, namespace string) []instance {
 	t.Helper()
 	var status struct {
 		Enabled   bool       `json:"enabled"`
@@ -49,7 +49,7 @@ func (c *cluster) instances(t *testing.T, namespace string) []instance {
 
 // allReady waits until every instance of the namespace was observed ready; the one of the node and role, anew
 // since a moment.
-func (c *cluster) allReady(t *testing.T, namespace, node, role string, since time.Time) {
+func (c *cluster) allReady(t testing.TB, namespace, node, role string, since time.Time) {
 	t.Helper()
 	eventually(t, 20*time.Second, func() string {
 		for _, in := range c.instances(t, namespace) {
@@ -65,7 +65,7 @@ func (c *cluster) allReady(t *testing.T, namespace, node, role string, since tim
 }
 
 // units asks a node's agent which processes it watches: their pids by kind and namespace. Nil while there is no answer.
-func (c *cluster) units(t *testing.T, node string) map[string]int {
+func (c *cluster) units(t testing.TB, node string) map[string]int {
 	t.Helper()
 	client := http.Client{Timeout: time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -89,7 +89,7 @@ func (c *cluster) units(t *testing.T, node string) map[string]int {
 }
 
 // owner asks the gateways which node's SFU has the room.
-func (c *cluster) owner(t *testing.T, room string) string {
+func (c *cluster) owner(t testing.TB, room string) string {
 	t.Helper()
 	for _, gateway := range c.Gateways {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, gateway+"/v1/webrtc/rooms", nil)
@@ -118,7 +118,7 @@ func (c *cluster) owner(t *testing.T, room string) string {
 	return ""
 }
 
-func (c *cluster) nodeAt(t *testing.T, address string) string {
+func (c *cluster) nodeAt(t testing.TB, address string) string {
 	t.Helper()
 	for _, n := range c.Nodes {
 		if n.PublicIP == address || n.MeshIP == address {
@@ -144,7 +144,7 @@ func TestKill(t *testing.T) {
 
 // The agent and gateway of the node that people's sockets go through: media has no gap, sockets are resumed, and
 // the relay and SFU processes live on and are adopted.
-func killAgent(t *testing.T, c *cluster, m *meeting) {
+func killAgent(t testing.TB, c *cluster, m *meeting) {
 	m.t = t
 	node := c.Nodes[0].ID
 	before := c.units(t, node)
@@ -179,7 +179,7 @@ func killAgent(t *testing.T, c *cluster, m *meeting) {
 
 // The SFU that has the room: its people meet again on another node, and it is started again, by
 // an agent that did not start it the first time.
-func killSFU(t *testing.T, c *cluster, m *meeting) {
+func killSFU(t testing.TB, c *cluster, m *meeting) {
 	m.t = t
 	var node string
 	eventually(t, 5*time.Second, func() string {
@@ -208,7 +208,7 @@ func killSFU(t *testing.T, c *cluster, m *meeting) {
 
 // The relay that carries somebody's media: media comes again through the other one, or through a new
 // allocation on the one started again.
-func killTURN(t *testing.T, c *cluster, m *meeting) {
+func killTURN(t testing.TB, c *cluster, m *meeting) {
 	m.t = t
 	relay := m.pairs(m.people[0])[0].Relay
 	node := c.nodeAt(t, relay)

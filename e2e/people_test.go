@@ -22,7 +22,7 @@ type person struct {
 
 // meeting is a room and those in it.
 type meeting struct {
-	t          *testing.T
+	t          testing.TB
 	c          *cluster
 	namespace  string
 	room       string
@@ -31,7 +31,7 @@ type meeting struct {
 	people     []*person
 }
 
-func (c *cluster) meeting(t *testing.T, namespace, room string, transports ...string) *meeting {
+func (c *cluster) meeting(t testing.TB, namespace, room string, transports ...string) *meeting {
 	t.Helper()
 	site := httptest.NewServer(http.FileServer(http.Dir(".")))
 	t.Cleanup(site.Close)

@@ -20,10 +20,13 @@
 
   // Every `joined` that the page was told, with whether it resumed a peer.
   const joins = [];
+  const sockets = [];
   const NativeSocket = window.WebSocket;
   window.WebSocket = class WebSocket extends NativeSocket {
     constructor(...args) {
+      const opening = Date.now();
       super(...args);
+      sockets.push({ opening });
       this.addEventListener('message', ({ data }) => {
         if (typeof data !== 'string' || !data.startsWith('{"type":"joined"')) return;
         const m = JSON.parse(data);
@@ -114,7 +117,7 @@
   }
 
   window.__probe = {
-    pcs, live, inbound, pairs, joins, timeline,
+    pcs, live, inbound, pairs, joins, sockets, timeline,
 
     async until(ms, holds) {
       const end = Date.now() + ms;

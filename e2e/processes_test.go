@@ -58,7 +58,7 @@ func ours() []process {
 }
 
 // named finds a living process of the binary whose arguments begin with the verbs and hold every word.
-func named(t *testing.T, words ...string) []int {
+func named(t testing.TB, words ...string) []int {
 	t.Helper()
 	var pids []int
 	for _, p := range ours() {
@@ -84,7 +84,7 @@ func alive(pid int) bool {
 	return len(after) > 1 && after[1] != 'Z' && after[1] != 'X'
 }
 
-func kill(t *testing.T, pid int) time.Time {
+func kill(t testing.TB, pid int) time.Time {
 	t.Helper()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	return time.Now()
@@ -98,7 +98,7 @@ func openFiles(pid int) int {
 
 // eventually asks until the answer is empty, and gives how long that took. What keeps it from being empty
 // is the failure's message.
-func eventually(t *testing.T, within time.Duration, wrong func() string) time.Duration {
+func eventually(t testing.TB, within time.Duration, wrong func() string) time.Duration {
 	t.Helper()
 	start := time.Now()
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -12,7 +12,7 @@ import (
 )
 
 // allocate makes a relay over UDP as any TURN client would. Client and relay end with the test.
-func allocate(t *testing.T, server, username, credential string) (*turn.Client, net.PacketConn, error) {
+func allocate(t testing.TB, server, username, credential string) (*turn.Client, net.PacketConn, error) {
 	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -46,7 +46,7 @@ func TestUp(t *testing.T) {
 }
 
 // checkReady holds the printed line to its contract.
-func checkReady(t *testing.T, c *cluster) {
+func checkReady(t testing.TB, c *cluster) {
 	t.Helper()
 	require.True(t, c.Ready)
 	require.Equal(t, "orama.test", c.BaseDomain)
@@ -71,7 +71,7 @@ func checkReady(t *testing.T, c *cluster) {
 }
 
 // checkServes asks each gateway, the first on localhost too, and that a page elsewhere on this machine may.
-func checkServes(t *testing.T, c *cluster) {
+func checkServes(t testing.TB, c *cluster) {
 	t.Helper()
 	for _, base := range append([]string{"http://localhost:8080"}, c.Gateways...) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/v1/webrtc/turn/credentials", nil)
@@ -93,7 +93,7 @@ func checkServes(t *testing.T, c *cluster) {
 }
 
 // checkEnd ends the cluster and looks for anything of it: processes, sockets, socket files.
-func checkEnd(t *testing.T, c *cluster, signal os.Signal) {
+func checkEnd(t testing.TB, c *cluster, signal os.Signal) {
 	t.Helper()
 	took, left := c.endWith(signal)
 	t.Logf("gone %s after %v", ms(took), signal)
@@ -105,7 +105,7 @@ func checkEnd(t *testing.T, c *cluster, signal os.Signal) {
 
 // sockets lists what listens on TCP and is bound on UDP, as ip:port/protocol. Closed connections that
 // linger in TIME_WAIT are nobody's.
-func sockets(t *testing.T) []string {
+func sockets(t testing.TB) []string {
 	t.Helper()
 	var out []string
 	for _, proto := range []string{"tcp", "udp"} {
@@ -127,7 +127,7 @@ func sockets(t *testing.T) []string {
 }
 
 // clusterSockets lists those on the addresses of a local cluster.
-func clusterSockets(t *testing.T) []string {
+func clusterSockets(t testing.TB) []string {
 	t.Helper()
 	return slices.DeleteFunc(sockets(t), func(s string) bool {
 		return !clusterAddress.MatchString(s)
@@ -137,7 +137,7 @@ func clusterSockets(t *testing.T) []string {
 var clusterAddress = regexp.MustCompile(`^(127\.0\.0\.1\d|127\.10\.0\.\d+):|^127\.0\.0\.1:8080/`)
 
 // procAddr reads "0100007F:1F90" of /proc/net: the address's bytes come last first.
-func procAddr(t *testing.T, s string) (string, int) {
+func procAddr(t testing.TB, s string) (string, int) {
 	t.Helper()
 	host, port, _ := strings.Cut(s, ":")
 	raw, err := hex.DecodeString(host)
@@ -147,7 +147,7 @@ func procAddr(t *testing.T, s string) (string, int) {
 	return net.IPv4(raw[3], raw[2], raw[1], raw[0]).String(), int(n)
 }
 
-func socketFiles(t *testing.T, dir string) []string {
+func socketFiles(t testing.TB, dir string) []string {
 	t.Helper()
 	var out []string
 	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

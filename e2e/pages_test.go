@@ -1,0 +1,91 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"net/url"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The integration guide's JavaScript, in both browsers, reaches a call.
+func TestPlainClient(t *testing.T) {
+	c := up(t)
+	var all []*page
+	for _, who := range []struct{ kind, name string }{{chromium, "ada"}, {firefox, "cleo"}} {
+		query := url.Values{"token": {c.token(t, c.Namespace, who.name)}, "room": {"plain"}}
+		all = append(all, c.visit(t, who.kind, who.name, "http://localhost:8080/demo/plain.html#"+query.Encode()))
+	}
+	begun := at(time.Now())
+	for _, p := range all {
+		met := p.until(20*time.Second, "the other is seen and heard", "__probe.meets(1)")
+		t.Logf("%s: the other is seen and heard %s after both pages were open", p.name, ms(met.since(begun)))
+	}
+}
+
+// visitDemo opens the demo page as the printed URL does, in a room, and joins under a name.
+func (c *cluster) visitDemo(t testing.TB, kind, name, room, query string, viewport map[string]any) *page {
+	t.Helper()
+	u, err := url.Parse(c.DemoURL)
+	require.NoError(t, err)
+	u.RawQuery = query
+	link := u.String() + "&room=" + room
+	p := visitIn(t, c.browser(t, kind), name, link, viewport)
+	p.until(10*time.Second, "one sees oneself", "document.querySelector('[data-testid=preview]')?.videoWidth > 0")
+	p.eval(nil, `const name = document.querySelector('[data-testid=name-input]');
+		name.value = args[0];
+		name.dispatchEvent(new Event('input', { bubbles: true }));
+		document.querySelector('[data-testid=join]').click();`, name)
+	p.until(10*time.Second, "the call is entered", "!!document.querySelector('[data-testid=call]')")
+	return p
+}
+
+// What the first user does: opens the printed URL in two tabs, joins, sees and hears, writes, mutes, leaves.
+func TestDemo(t *testing.T) {
+	c := up(t)
+	ada := c.visitDemo(t, chromium, "Ada", "demo-test", "video=320x180", nil)
+	cleo := c.visitDemo(t, firefox, "Cleo", "demo-test", "video=320x180", nil)
+	for _, p := range []*page{ada, cleo} {
+		p.until(20*time.Second, "the other is seen and heard", "__probe.meets(1)")
+		p.until(5*time.Second, "two tiles", "document.querySelectorAll('[data-testid=tile]').length === 2")
+	}
+	ada.until(5*time.Second, "the other's name", "[...document.querySelectorAll('[data-testid=tile-name]')].some((n) => n.textContent.includes('Cleo'))")
+
+	ada.eval(nil, `document.querySelector('[data-testid=chat-toggle]')?.click();
+		const text = document.querySelector('[data-testid=chat-input]');
+		text.value = 'Hello, Cleo';
+		text.dispatchEvent(new Event('input', { bubbles: true }));
+		document.querySelector('[data-testid=chat-send]').click();`)
+	cleo.until(3*time.Second, "the message", "[...document.querySelectorAll('[data-testid=chat-text]')].some((m) => m.textContent === 'Hello, Cleo')")
+
+	var left moment
+	ada.eval(&left, "const now = Date.now(); document.querySelector('[data-testid=leave]').click(); return now")
+	ada.until(3*time.Second, "a farewell", "!!document.querySelector('[data-testid=farewell]')")
+	gone := cleo.until(3*time.Second, "one tile", "document.querySelectorAll('[data-testid=tile][data-own=false], [data-testid=tile]:not([data-own])').length === 0")
+	t.Logf("Cleo saw Ada's tile gone %s after the click", ms(gone.since(left)))
+	require.Less(t, gone.since(left), time.Second)
+}
+
+// TestScreenshot makes the picture for the README. It is asked for by name: `make screenshot`.
+func TestScreenshot(t *testing.T) {
+	path := os.Getenv("ORAMA_SCREENSHOT")
+	if path == "" {
+		t.Skip("ORAMA_SCREENSHOT names no file")
+	}
+	c := up(t)
+	view := map[string]any{"width": 1280, "height": 800}
+	var people []*page
+	for _, name := range []string{"Grace", "Linus", "Ada"} {
+		people = append(people, c.visitDemo(t, chromium, name, "daily", "", view))
+	}
+	for _, p := range people {
+		p.until(30*time.Second, "the others are seen and heard", "__probe.meets(2)")
+	}
+	ada := people[2]
+	ada.until(10*time.Second, "the pictures are sharp", "[...document.querySelectorAll('[data-testid=tile-video]')].filter((v) => v.videoWidth >= 640).length >= 3")
+	require.NoError(t, shared.driver.call("screenshot", map[string]any{"page": ada.name, "path": path}, nil))
+	t.Logf("wrote %s", path)
+}
