@@ -116,7 +116,7 @@ func (s *search) claim(ctx context.Context, cl orama.Cluster, row orama.Room, ex
 	if !ok {
 		return row, errNoSFU
 	}
-	now := s.g.now()
+	now := s.g.now().Truncate(time.Microsecond) // as fine as records are kept
 	if !exists {
 		row = orama.Room{Namespace: s.ns.ID, ID: s.room, CreatedAt: now, Permanent: s.permanent}
 	}

@@ -238,6 +238,15 @@ func TestListRooms(t *testing.T) {
 	require.JSONEq(t, `{"rooms":[]}`, string(g.do("GET", roomsPath, w.token(func(t *auth.Token) { t.Room = "zz" }), "").body))
 }
 
+func TestACreatedRoomIsEmpty(t *testing.T) {
+	w := newWorld(t, 1)
+	a := w.gateway().do("POST", roomsPath, w.owner, `{"room_id":"a"}`)
+	require.Contains(t, string(a.body), `"participants":0`)
+	row := w.store.room("a")
+	require.True(t, row.Permanent)
+	require.Equal(t, row.CreatedAt, row.CreatedAt.Truncate(time.Microsecond))
+}
+
 func TestCreateKeepsARoomThatAJoinMade(t *testing.T) {
 	w := newWorld(t, 1)
 	g := w.gateway()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -128,11 +129,11 @@ func (g *Gateway) createRoom(ctx context.Context, in *createInput) (*createOutpu
 	if err != nil {
 		return nil, orTimeout(err)
 	}
-	status := 200
+	out := &createOutput{Status: http.StatusOK, Body: infoOf(row)}
 	if created {
-		status = 201
+		out.Status, out.Body.Participants = http.StatusCreated, new(int)
 	}
-	return &createOutput{Status: status, Body: infoOf(row)}, nil
+	return out, nil
 }
 
 // create makes the record, or makes an existing one permanent without moving the room.
