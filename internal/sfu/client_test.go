@@ -246,6 +246,7 @@ type remote struct {
 	t       *webrtc.TrackRemote
 	r       *webrtc.RTPReceiver
 	packets chan *rtp.Packet
+	last    uint16 // sequence number, as quiet saw it
 }
 
 // stream is what a client says of a track: the publisher, and the track's id.
@@ -394,6 +395,7 @@ func (x *remote) packet(t *testing.T) *rtp.Packet {
 	select {
 	case p, ok := <-x.packets:
 		require.True(t, ok, "the track ended")
+		x.last = p.SequenceNumber
 		return p
 	case <-time.After(patience):
 		require.FailNow(t, "no packet")

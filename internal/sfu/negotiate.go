@@ -152,8 +152,7 @@ func (p *peer) assign() error {
 		}
 		d.state = slotActive
 		d.pause(w.paused)
-		w.down = d
-		w.up.attach(d)
+		w.down = d // attached to its track by settle
 	}
 	return nil
 }
@@ -352,10 +351,25 @@ func (p *peer) settle(answer description) {
 				d.state = slotDead
 			case d.state == slotRetiring:
 				d.state = slotFree
-			case d.state == slotActive && p.pc.ConnectionState() == webrtc.PeerConnectionStateConnected:
-				d.askFirstKeyframe()
+			case d.state == slotActive:
+				p.begin(d)
 			}
 		}
+	}
+}
+
+// begin sends the packets of d's track. It waits for the answer: what comes before it is, to a
+// client, of an unknown source, and makes a new one at a pion client.
+func (p *peer) begin(d *down) {
+	d.mu.Lock()
+	u := d.up
+	d.mu.Unlock()
+	if u == nil {
+		return
+	}
+	u.attach(d)
+	if p.pc.ConnectionState() == webrtc.PeerConnectionStateConnected {
+		d.askFirstKeyframe()
 	}
 }
 

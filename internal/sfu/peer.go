@@ -136,6 +136,7 @@ func (p *peer) connect() error {
 	}
 	p.pc = pc
 	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) { p.post(func() { p.mediaState(s) }) })
+	pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) { p.post(p.pathChanged) })
 	pc.OnTrack(func(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) { p.post(func() { p.trackArrived(t, r) }) })
 	pc.OnDataChannel(p.channelArrived)
 	return nil
@@ -278,6 +279,19 @@ func (p *peer) mediaState(s webrtc.PeerConnectionState) {
 		if p.life.over(now) {
 			p.leave("left")
 		}
+	}
+}
+
+// pathChanged asks for whole pictures both ways. What went with the old path, a relay that died,
+// is too much to send again, and a decoder left to itself may wait seconds for its next keyframe.
+func (p *peer) pathChanged() {
+	for _, w := range p.wants {
+		if w.down != nil && !w.paused && w.down.state == slotActive {
+			w.up.askKeyframe()
+		}
+	}
+	for _, u := range p.ups {
+		u.askKeyframe()
 	}
 }
 

@@ -153,7 +153,7 @@ func (s *Server) open(set *settings) error {
 	s.net = l
 	s.mu.Unlock()
 	l.serve(s.handler(), s.log)
-	s.log.Info("sfu listening", "namespace", set.Namespace, "signal", l.signalAddr(), "media", l.mediaAddr())
+	s.log.Info("sfu listening", "signal", l.signalAddr(), "media", l.mediaAddr())
 	return nil
 }
 
