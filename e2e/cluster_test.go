@@ -126,6 +126,7 @@ func tryStart(t testing.TB, dir string, attr *syscall.SysProcAttr, args ...strin
 	first := make(chan string, 1)
 	go func() {
 		defer stdout.Close()
+		defer close(first)
 		lines := bufio.NewScanner(stdout)
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
@@ -140,15 +141,15 @@ func tryStart(t testing.TB, dir string, attr *syscall.SysProcAttr, args ...strin
 		close(c.exited)
 	}()
 	select {
-	case c.line = <-first:
-	case <-c.exited:
-		return c, c.cmd.ProcessState.ExitCode()
+	case c.line = <-first: // or "": it ended without a word
 	case <-time.After(time.Minute):
 		c.end()
 		t.Fatalf("orama up was not ready within a minute:\n%s", c.tail())
 	}
 	c.took = time.Since(begun)
-	require.NoError(t, json.Unmarshal([]byte(c.line), &c.ready), c.line)
+	if c.line != "" {
+		require.NoError(t, json.Unmarshal([]byte(c.line), &c.ready), c.line)
+	}
 	if c.Ready {
 		return c, -1
 	}

@@ -198,7 +198,7 @@ func TestUpWithoutRoot(t *testing.T) {
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	require.NoError(t, os.Chown(dir, nobody, nobody))
 	c := start(t, dir, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}})
-	defer c.end()
+	t.Cleanup(func() { c.end() }) // after the tabs are closed
 	t.Logf("ready %s after the start of the binary", ms(c.took))
 	require.Less(t, c.took, 5*time.Second)
 	require.Contains(t, c.tail(), "443", "says that the listeners on 443 are left out")
