@@ -20,6 +20,7 @@ import (
 // Config is what an operator decides.
 type Config struct {
 	Node           orama.NodeID   // this node; its own SFU is preferred among equals
+	MeshIP         netip.Addr     // this node's on the mesh; SFUs are dialled from it. Zero: any address
 	BaseDomain     string         // namespaces live at ns-NAME.BASE
 	URLStyle       string         // plan.StyleIP or plan.StyleName: how relays are named to clients
 	LocalOrigins   bool           // pages of http://localhost:* and http://127.0.0.1:* may call
@@ -149,7 +150,7 @@ func newGateway(cfg Config, deps Deps, tm timing) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, store: deps.Store, keys: deps.Keys, rates: deps.Rates, log: deps.Log, now: deps.Now, timing: tm,
 		view:  newView(deps.Store, deps.Now, tm),
-		sfus:  newSFUs(deps.Keys, deps.Now, tm.dialWithin),
+		sfus:  newSFUs(deps.Keys, deps.Now, tm.dialWithin, cfg.MeshIP),
 		pages: pages, pipes: map[*pipe]struct{}{},
 	}
 	g.stopped, g.stop = context.WithCancel(context.Background())

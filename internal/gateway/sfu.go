@@ -33,10 +33,16 @@ type sfus struct {
 	client *http.Client
 }
 
-func newSFUs(keys *auth.Keys, now func() time.Time, within time.Duration) *sfus {
+// newSFUs dials from the node's mesh address, because an SFU answers nobody else; the zero address
+// leaves the choice to the kernel.
+func newSFUs(keys *auth.Keys, now func() time.Time, within time.Duration, from netip.Addr) *sfus {
+	dialer := &net.Dialer{Timeout: within}
+	if from.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
 	return &sfus{keys: keys, now: now, within: within, client: &http.Client{
 		Transport: &http.Transport{ // no proxy from the environment: the mesh is reached directly
-			DialContext:         (&net.Dialer{Timeout: within}).DialContext,
+			DialContext:         dialer.DialContext,
 			MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
 			MaxResponseHeaderBytes: 16 << 10,
 		},

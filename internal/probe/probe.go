@@ -50,10 +50,13 @@ func TURN(ctx context.Context, server netip.AddrPort, realm, username, credentia
 	return relay.Close()
 }
 
-// SFU joins the room that the ticket names and leaves it again. No media is exchanged.
-func SFU(ctx context.Context, at netip.AddrPort, ticket string) error {
+// SFU joins the room that the ticket names and leaves it again, from an address of the mesh, because
+// an SFU answers nobody else. No media is exchanged.
+func SFU(ctx context.Context, from netip.Addr, at netip.AddrPort, ticket string) error {
+	dialer := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	client := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}}
 	header := http.Header{"Authorization": {"Ticket " + ticket}}
-	ws, resp, err := websocket.Dial(ctx, "ws://"+at.String()+"/v1/signal", &websocket.DialOptions{HTTPHeader: header})
+	ws, resp, err := websocket.Dial(ctx, "ws://"+at.String()+"/v1/signal", &websocket.DialOptions{HTTPClient: client, HTTPHeader: header})
 	if err != nil {
 		if resp != nil {
 			return fmt.Errorf("no socket at %s: status %d", at, resp.StatusCode)

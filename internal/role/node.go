@@ -122,6 +122,7 @@ func (h *host) assemble() error {
 	h.op = operator.New(operator.Deps{Store: h.store, Keys: h.keys, BaseDomain: h.cfg.BaseDomain, Wake: h.agent.Wake, Log: h.log})
 	h.gate, err = gateway.New(gateway.Config{
 		Node:         h.cfg.ID,
+		MeshIP:       h.cfg.MeshIP,
 		BaseDomain:   h.cfg.BaseDomain,
 		URLStyle:     h.cfg.TURN.URLs,
 		LocalOrigins: h.cfg.Gateway.LocalOrigins,

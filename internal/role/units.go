@@ -165,7 +165,7 @@ func (p prober) SFU(ctx context.Context, spec plan.SFUSpec, boot string) error {
 	if err != nil {
 		return fmt.Errorf("sfu probe: %w", err)
 	}
-	return probe.SFU(ctx, netip.AddrPortFrom(spec.MeshIP, spec.SignalPort), ticket)
+	return probe.SFU(ctx, spec.MeshIP, netip.AddrPortFrom(spec.MeshIP, spec.SignalPort), ticket)
 }
 
 // turnCertificates covers every name under which a tenant's relay is reached.

@@ -46,7 +46,32 @@ func listen(spec plan.SFUSpec) (*listeners, error) {
 	// Less than asked for is no reason not to serve.
 	udp.SetReadBuffer(mediaBuffer)  //nolint:errcheck // see above
 	udp.SetWriteBuffer(mediaBuffer) //nolint:errcheck // see above
-	return &listeners{tcp: tcp, guard: newGuard(udp, spec.Relays)}, nil
+	return &listeners{tcp: meshOnly{tcp, spec.MeshCIDR}, guard: newGuard(udp, spec.Relays)}, nil
+}
+
+// meshOnly hangs up on whoever is not on the mesh before a byte is exchanged. On a host the mesh
+// interface and the firewall see to that already; where both fail, this is what is left.
+type meshOnly struct {
+	net.Listener
+	cidr netip.Prefix
+}
+
+// Accept gives the next connection from inside the mesh.
+func (m meshOnly) Accept() (net.Conn, error) {
+	for {
+		c, err := m.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		tcp, ok := c.(*net.TCPConn)
+		if ok && m.cidr.Contains(c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()) {
+			return tcp, nil
+		}
+		if ok {
+			tcp.SetLinger(0) //nolint:errcheck // a reset says as little as can be said
+		}
+		c.Close() //nolint:errcheck // unwanted
+	}
 }
 
 func unavailable(message string, err error) error {
