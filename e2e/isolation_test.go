@@ -23,10 +23,8 @@ import (
 // visitor is a client that has answered the SFU's offer but never sent a packet: it knows what an ICE
 // check must hold to be answered.
 type visitor struct {
-	sfu             *net.UDPAddr // the one candidate of the SFU
-	username, key   string       // of a check
-	socket          *websocket.Conn
-	answered, ended bool
+	sfu           *net.UDPAddr // the one candidate of the SFU
+	username, key string       // of a check
 }
 
 // admitted joins a room over a plain WebSocket and answers the first offer with a description that
@@ -55,7 +53,7 @@ func (c *cluster) admitted(t testing.TB, namespace, room string) *visitor {
 	candidate := line(t, offer, `a=candidate:\S+ 1 udp \d+ (\S+ \d+) typ host`)
 	sfu, err := net.ResolveUDPAddr("udp4", strings.Replace(candidate, " ", ":", 1))
 	require.NoError(t, err)
-	return &visitor{sfu: sfu, socket: ws, key: line(t, offer, `a=ice-pwd:(\S+)`),
+	return &visitor{sfu: sfu, key: line(t, offer, `a=ice-pwd:(\S+)`),
 		username: line(t, offer, `a=ice-ufrag:(\S+)`) + ":" + line(t, answer.SDP, `a=ice-ufrag:(\S+)`)}
 }
 
