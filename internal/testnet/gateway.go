@@ -3,6 +3,7 @@ package testnet
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -99,8 +100,10 @@ func (g *Gateway) pipe(w http.ResponseWriter, r *http.Request, to Target, ticket
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	// An SFU answers addresses of its mesh alone; its own is one.
+	onMesh := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(to.Signal.Addr(), 0))}
 	up, resp, err := websocket.Dial(ctx, "ws://"+to.Signal.String()+"/v1/signal", &websocket.DialOptions{
-		HTTPHeader: http.Header{"Authorization": {"Ticket " + raw}}, HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		HTTPHeader: http.Header{"Authorization": {"Ticket " + raw}}, HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: onMesh.DialContext}},
 	})
 	if err != nil {
 		status := http.StatusServiceUnavailable
