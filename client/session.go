@@ -18,7 +18,8 @@ type session struct {
 	refs    map[string]signal.TrackRef // by mid: what the SFU sends, from its latest offer
 	down    map[string]*downlink       // by mid
 	offers  int                        // answered so far
-	asked   map[string]int             // by kind: sections asked for by negotiate and not yet offered
+	asked   bool                       // an offer was asked for that has not come yet
+	slots   map[string]bool            // by mid: sections of the latest offer on which the SFU would receive
 	upSince time.Time                  // since when pc is connected; zero: it is not
 	early   []webrtc.ICECandidateInit  // arrived before the first offer
 	freed   map[string]bool            // by mid: let go of since the last answer; not to be taken before the next
@@ -38,7 +39,7 @@ func newSession(r *Room, c Credentials) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{room: r, pc: pc, down: map[string]*downlink{}, asked: map[string]int{}, freed: map[string]bool{}}
+	s := &session{room: r, pc: pc, down: map[string]*downlink{}, freed: map[string]bool{}}
 	post := func(fn func()) {
 		r.tasks.post(func() {
 			if r.sess == s {
@@ -110,12 +111,13 @@ func (s *session) answer(o *signal.Offer) (*signal.Answer, error) {
 	if err := s.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: o.SDP}); err != nil {
 		return nil, fmt.Errorf("offer: %w", err)
 	}
-	slots, err := slotsOf(s.pc.RemoteDescription())
+	slots, err := slotsOf(o.SDP)
 	if err != nil {
 		return nil, fmt.Errorf("offer: %w", err)
 	}
-	s.release(slots)
-	if err := s.fill(slots); err != nil {
+	s.slots = slots
+	s.release()
+	if err := s.fill(); err != nil {
 		return nil, fmt.Errorf("answer: %w", err)
 	}
 	a, err := s.pc.CreateAnswer(&webrtc.AnswerOptions{OfferAnswerOptions: webrtc.OfferAnswerOptions{ICETricklingSupported: true}})
@@ -126,7 +128,7 @@ func (s *session) answer(o *signal.Offer) (*signal.Answer, error) {
 		return nil, fmt.Errorf("answer: %w", err)
 	}
 	s.offers++
-	s.asked, s.freed = map[string]int{}, map[string]bool{}
+	s.asked, s.freed = false, map[string]bool{}
 	s.follow(o.Tracks)
 	text, err := s.closeUnused(a.SDP)
 	if err != nil {
@@ -140,9 +142,9 @@ func (s *session) answer(o *signal.Offer) (*signal.Answer, error) {
 }
 
 // slotsOf lists the sections on which the SFU would receive, by mid.
-func slotsOf(d *webrtc.SessionDescription) (map[string]bool, error) {
-	parsed, err := d.Unmarshal()
-	if err != nil {
+func slotsOf(offer string) (map[string]bool, error) {
+	var parsed sdp.SessionDescription
+	if err := parsed.UnmarshalString(offer); err != nil {
 		return nil, err
 	}
 	slots := map[string]bool{}
@@ -158,9 +160,9 @@ func slotsOf(d *webrtc.SessionDescription) (map[string]bool, error) {
 }
 
 // release lets go of the tracks whose section the SFU ended.
-func (s *session) release(slots map[string]bool) {
+func (s *session) release() {
 	for _, t := range s.room.locals {
-		if t.mid != "" && !slots[t.mid] {
+		if t.mid != "" && !s.slots[t.mid] {
 			s.room.forget(t)
 		}
 	}
@@ -168,9 +170,9 @@ func (s *session) release(slots map[string]bool) {
 
 // fill puts waiting tracks on free sections. pion's AddTrack takes the first free section of the
 // kind that the remote would receive on, the same that is found free here.
-func (s *session) fill(slots map[string]bool) error {
+func (s *session) fill() error {
 	for _, t := range s.room.locals {
-		if t.mid != "" || !s.free(t.opts.Kind, slots) {
+		if t.mid != "" || s.free(t.opts.Kind) == 0 {
 			continue
 		}
 		sender, err := s.pc.AddTrack(t.uplink)
@@ -188,13 +190,15 @@ func (s *session) fill(slots map[string]bool) error {
 	return nil
 }
 
-func (s *session) free(kind string, slots map[string]bool) bool {
+// free counts the sections of a kind that a track could be put on.
+func (s *session) free(kind string) int {
+	n := 0
 	for _, t := range s.pc.GetTransceivers() {
-		if t.Kind().String() == kind && t.Sender() == nil && slots[t.Mid()] && !s.freed[t.Mid()] {
-			return true
+		if t.Kind().String() == kind && t.Sender() == nil && s.slots[t.Mid()] && !s.freed[t.Mid()] {
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // closeUnused marks the sections that this side could send on and does not. pion answers them

@@ -142,6 +142,11 @@ func (r *Room) handleJoined(l *link, m *signal.Joined) {
 		r.retire()
 		r.fresh = true
 	case r.sess != nil:
+		r.sess.asked = false // who knows what was heard before the socket broke
+		if len(r.sess.freed) > 0 {
+			r.sess.asked = true
+			r.send(&signal.Negotiate{})
+		}
 		r.wantSlots()
 	case !r.fresh: // the SFU would go on with a connection that is gone
 		r.startOver("the connection is gone")
@@ -230,14 +235,14 @@ func (r *Room) handleOffer(m *signal.Offer) {
 func (r *Room) handleError(m *signal.Error) {
 	r.opts.Logger.Debug("refused", "code", m.Code, "message", m.Message)
 	r.emit(Refused{Code: m.Code, Message: m.Message, Retryable: m.Retryable})
-	if r.sess == nil || len(r.sess.asked) == 0 || m.Code != signal.CodeForbidden && m.Code != signal.CodeLimited {
+	if r.sess == nil || !r.sess.asked || m.Code != signal.CodeForbidden && m.Code != signal.CodeLimited {
 		return
 	}
 	kind := orama.KindForbidden
 	if m.Code == signal.CodeLimited {
 		kind = orama.KindLimited
 	}
-	r.sess.asked = map[string]int{}
+	r.sess.asked = false
 	for _, t := range slices.Clone(r.locals) {
 		if t.mid == "" {
 			t.settle(orama.Errorf(kind, m.Code, "%.200s", m.Message))
@@ -252,10 +257,11 @@ func (r *Room) addLocal(t *LocalTrack) {
 	r.wantSlots()
 }
 
-// wantSlots asks for as many sections as there are tracks without one. The SFU's first offer has
-// one of each kind unasked, so nothing is asked before it.
+// wantSlots has the SFU offer when there are tracks without a section, with as many more sections
+// as those that are free do not suffice for. The SFU's first offer comes unasked and has one of
+// each kind, so nothing is asked before it.
 func (r *Room) wantSlots() {
-	if r.sess == nil || r.sess.offers == 0 || r.sock == nil || !r.sock.joined {
+	if r.sess == nil || r.sess.offers == 0 || r.sess.asked || r.sock == nil || !r.sock.joined {
 		return
 	}
 	need := map[string]int{}
@@ -264,14 +270,12 @@ func (r *Room) wantSlots() {
 			need[t.opts.Kind]++
 		}
 	}
-	audio, video := need["audio"]-r.sess.asked["audio"], need["video"]-r.sess.asked["video"]
-	if audio <= 0 && video <= 0 {
+	if len(need) == 0 {
 		return
 	}
-	audio, video = min(max(audio, 0), signal.MaxSlots), min(max(video, 0), signal.MaxSlots)
-	r.sess.asked["audio"] += audio
-	r.sess.asked["video"] += video
-	r.send(&signal.Negotiate{Audio: audio, Video: video})
+	more := func(kind string) int { return min(max(need[kind]-r.sess.free(kind), 0), signal.MaxSlots) }
+	r.sess.asked = true
+	r.send(&signal.Negotiate{Audio: more("audio"), Video: more("video")})
 }
 
 // unpublish stops sending and has the SFU make an offer, which the answer then tells it by.
@@ -283,7 +287,7 @@ func (r *Room) unpublish(t *LocalTrack) {
 		if err := r.sess.pc.RemoveTrack(t.sender); err != nil {
 			r.opts.Logger.Debug("unpublish", "err", err)
 		}
-		r.sess.freed[t.mid] = true
+		r.sess.freed[t.mid], r.sess.asked = true, true
 		r.send(&signal.Negotiate{})
 	}
 	r.forget(t)

@@ -187,3 +187,29 @@ func (b *bot) connected() {
 	b.t.Helper()
 	require.NoError(b.t, b.WaitState(within(b.t, patience), client.StateConnected))
 }
+
+func playClip(ctx context.Context, t media.Track) { media.PlayClip(ctx, t) } //nolint:errcheck // ends with the room
+
+// playInter plays the clip's first keyframe once and then only what follows keyframes, deaf to requests.
+func playInter(ctx context.Context, t *client.LocalTrack) {
+	clip := media.Clip()
+	tick := time.NewTicker(clip[0].Duration)
+	defer tick.Stop()
+	for i := 0; ctx.Err() == nil; i++ {
+		if i >= len(clip) {
+			i = 1
+		}
+		t.WriteSample(clip[i]) //nolint:errcheck // ends with the room
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func drain(c <-chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}
