@@ -235,10 +235,16 @@ type client struct {
 	mute  bool       // offers are not answered
 	refs  []signal.TrackRef
 	heard chan *remote
-	chans chan *webrtc.DataChannel
+	chans chan *copyOf
 	wg    sync.WaitGroup
 
 	sources []*source
+}
+
+// copyOf is a data channel that a client was given, and what arrives on it.
+type copyOf struct {
+	*webrtc.DataChannel
+	got chan webrtc.DataChannelMessage
 }
 
 // remote is a track that a client receives.
@@ -289,12 +295,12 @@ func (w *world) joinClient(o clientOptions) *client {
 	if o.api == nil {
 		o.api = clientAPI(w.t)
 	}
-	c := &client{heard: make(chan *remote, 64), chans: make(chan *webrtc.DataChannel, 64)}
+	c := &client{heard: make(chan *remote, 64), chans: make(chan *copyOf, 64)}
 	pc, err := o.api.NewPeerConnection(webrtc.Configuration{})
 	require.NoError(w.t, err)
 	c.pc = pc
 	pc.OnTrack(c.onTrack)
-	pc.OnDataChannel(func(d *webrtc.DataChannel) { c.chans <- d })
+	pc.OnDataChannel(func(d *webrtc.DataChannel) { c.chans <- &copyOf{d, inbox(d)} }) // no message is read before
 	if o.setUp != nil {
 		o.setUp(c)
 	}
@@ -309,9 +315,9 @@ func (c *client) close() {
 	for _, s := range c.sources {
 		s.close()
 	}
-	c.pc.GracefulClose()
 	c.ws.CloseNow()
 	<-c.done
+	c.pc.GracefulClose()
 	c.wg.Wait()
 }
 
@@ -333,6 +339,9 @@ func (c *client) onMessage(m signal.Message) {
 }
 
 func (c *client) answer(m *signal.Offer) {
+	if c.pc.ConnectionState() == webrtc.PeerConnectionStateClosed {
+		return // the test is over for this client
+	}
 	if err := c.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: m.SDP}); err != nil {
 		c.t.Errorf("the SFU's offer: %v\n%s", err, m.SDP)
 		return

@@ -36,7 +36,6 @@ type down struct {
 	stream  string
 	track   string
 	paused  bool
-	asked   bool // the first keyframe was asked for
 	writer  webrtc.TrackLocalWriter
 	ssrc    uint32
 	pt      uint8 // of codec at this subscriber
@@ -64,7 +63,6 @@ func (d *down) assign(u *up) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.up, d.stream, d.track, d.paused = u, string(u.owner), string(u.id), false
-	d.asked = false
 	d.munger.switchTo()
 }
 
@@ -198,17 +196,6 @@ func (d *down) readRTCP() {
 				d.askKeyframe()
 			}
 		}
-	}
-}
-
-// askFirstKeyframe asks for the picture that a new subscriber begins with, once.
-func (d *down) askFirstKeyframe() {
-	d.mu.Lock()
-	asked := d.asked
-	d.asked = true
-	d.mu.Unlock()
-	if !asked {
-		d.askKeyframe()
 	}
 }
 

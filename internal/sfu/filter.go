@@ -105,9 +105,13 @@ func filterLines(raw string) (text string, removed int, err error) {
 // readSections fills d.sections and checks each.
 func (d *description) readSections(parsed *sdp.SessionDescription) error {
 	seen := make(map[string]bool, len(parsed.MediaDescriptions))
+	types := payloads{}
 	for _, m := range parsed.MediaDescriptions {
 		s, err := readSection(parsed, m)
 		if err != nil {
+			return err
+		}
+		if err := types.check(m); err != nil {
 			return err
 		}
 		if seen[s.mid] {
@@ -169,17 +173,17 @@ func directionOf(parsed *sdp.SessionDescription, m *sdp.MediaDescription) string
 // checkTransport wants what pion asks for only after it has already changed its state.
 func checkTransport(parsed *sdp.SessionDescription) error {
 	tag := transportSection(parsed)
-	has := func(key string) bool {
-		if _, ok := parsed.Attribute(key); ok {
-			return true
+	find := func(key string) string {
+		if v, ok := parsed.Attribute(key); ok {
+			return v
 		}
-		_, ok := tag.Attribute(key)
-		return ok
+		v, _ := tag.Attribute(key)
+		return v
 	}
-	if !has("ice-ufrag") || !has("ice-pwd") {
-		return badSDP("no ICE credentials")
+	if ufrag, pwd := find("ice-ufrag"), find("ice-pwd"); len(ufrag) < 4 || len(ufrag) > 256 || len(pwd) < 22 || len(pwd) > 256 {
+		return badSDP("no ICE credentials of RFC 8839 section 5.4")
 	}
-	if !has("fingerprint") {
+	if !fingerprint(find("fingerprint")) {
 		return badSDP("no fingerprint")
 	}
 	return nil

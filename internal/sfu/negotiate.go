@@ -367,9 +367,8 @@ func (p *peer) begin(d *down) {
 	if u == nil {
 		return
 	}
-	u.attach(d)
-	if p.pc.ConnectionState() == webrtc.PeerConnectionStateConnected {
-		d.askFirstKeyframe()
+	if u.attach(d) && p.pc.ConnectionState() == webrtc.PeerConnectionStateConnected {
+		u.askKeyframe()
 	}
 }
 

@@ -136,8 +136,8 @@ func (p *peer) connect() error {
 	}
 	p.pc = pc
 	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) { p.post(func() { p.mediaState(s) }) })
-	pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) { p.post(p.pathChanged) })
 	pc.OnTrack(func(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) { p.post(func() { p.trackArrived(t, r) }) })
+	pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) { p.post(p.pathChanged) })
 	pc.OnDataChannel(p.channelArrived)
 	return nil
 }
@@ -263,11 +263,7 @@ func (p *peer) mediaState(s webrtc.PeerConnectionState) {
 			p.srv.metrics.connected.Observe(now.Sub(p.born).Seconds())
 		}
 		p.life.mediaFlows()
-		for _, w := range p.wants {
-			if w.down != nil && w.down.state == slotActive {
-				w.down.askFirstKeyframe()
-			}
-		}
+		p.pathChanged()
 	case webrtc.PeerConnectionStateDisconnected:
 		p.life.mediaSilent(now)
 	case webrtc.PeerConnectionStateFailed:
@@ -285,6 +281,9 @@ func (p *peer) mediaState(s webrtc.PeerConnectionState) {
 // pathChanged asks for whole pictures both ways. What went with the old path, a relay that died,
 // is too much to send again, and a decoder left to itself may wait seconds for its next keyframe.
 func (p *peer) pathChanged() {
+	if !p.life.connected {
+		return // the first path: nothing flows before DTLS is done, and mediaState will call again
+	}
 	for _, w := range p.wants {
 		if w.down != nil && !w.paused && w.down.state == slotActive {
 			w.up.askKeyframe()

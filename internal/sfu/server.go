@@ -72,6 +72,9 @@ func (s *Server) Apply(spec plan.SFUSpec) error {
 	if err := checkSpec(spec); err != nil {
 		return err
 	}
+	if s.isClosed() {
+		return errClosed
+	}
 	tickets, err := auth.NewTicketVerifier(spec.TicketKey)
 	if err != nil {
 		return err
@@ -124,12 +127,6 @@ func samePlace(a, b plan.SFUSpec) bool {
 
 // open binds everything or nothing.
 func (s *Server) open(set *settings) error {
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		return orama.Errorf(orama.KindUnavailable, "closed", "the SFU is closed")
-	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -155,6 +152,12 @@ func (s *Server) open(set *settings) error {
 	l.serve(s.handler(), s.log)
 	s.log.Info("sfu listening", "signal", l.signalAddr(), "media", l.mediaAddr())
 	return nil
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *Server) listeners() *listeners {

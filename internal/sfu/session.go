@@ -137,7 +137,7 @@ func (x *session) join(j *signal.Join, how joinKind) {
 		x.sock.close(signal.CloseForbidden, "not allowed in this room")
 		return
 	}
-	x.sock.conn.SetReadLimit(signal.MaxFrame)
+	x.sock.joined()
 	if j.AwaitOffer {
 		how = joinImplied
 	}

@@ -64,6 +64,9 @@ func newSocket(conn *websocket.Conn, slow func()) *socket {
 	return s
 }
 
+// joined ends the limit for the first frame.
+func (s *socket) joined() { s.conn.SetReadLimit(signal.MaxFrame) }
+
 // send queues m and never blocks: a socket whose queue is full is closed.
 func (s *socket) send(m signal.Message) {
 	if b, err := signal.Encode(m); err == nil {
@@ -106,6 +109,7 @@ func (s *socket) read(ctx context.Context) {
 			s.readErr = err
 			return
 		}
+		s.joined() // before the next frame is begun: a client need not wait for our answer
 		select {
 		case s.frames <- frame{kind, data}:
 		case <-ctx.Done():

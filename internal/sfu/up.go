@@ -140,7 +140,7 @@ func (u *up) level() float64 {
 	return loudness(uint8(128 - loud))
 }
 
-// readRTCP keeps the publisher's reports flowing through the interceptors.
+// readReceiverRTCP keeps the publisher's reports flowing through the interceptors.
 func readReceiverRTCP(r *webrtc.RTPReceiver, rid string) {
 	buf := make([]byte, maxPacket)
 	for {
@@ -156,15 +156,16 @@ func readReceiverRTCP(r *webrtc.RTPReceiver, rid string) {
 	}
 }
 
-// attach makes d receive the packets from now on.
-func (u *up) attach(d *down) {
+// attach makes d receive the packets from now on, and reports whether it did not before.
+func (u *up) attach(d *down) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.ended || slices.Contains(*u.subs.Load(), d) {
-		return
+		return false
 	}
 	next := append(slices.Clone(*u.subs.Load()), d)
 	u.subs.Store(&next)
+	return true
 }
 
 // detach ends that. A packet under way may still be offered to d, which knows better.
