@@ -42,6 +42,7 @@ var layers = []struct {
 var apart = map[string][]string{
 	"client":               {"", "internal/signal"},
 	"e2e":                  {},
+	"bench":                nil,
 	"internal/testnet":     nil, // tests only: anything
 	"internal/testcluster": nil,
 }
