@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 
@@ -22,6 +23,7 @@ const (
 	quietAfter      = time.Second            // a path that stays up so long with nothing to carry is good
 	proofWithin     = 8 * time.Second        // and with something to carry, which may have ended unnoticed
 	startOverSpread = 100 * time.Millisecond // a draining SFU tells everybody at once
+	abandonWithin   = time.Second
 	backoffFirst    = 250 * time.Millisecond
 	backoffMost     = 5 * time.Second
 	lasted          = 5 * time.Second // a join that held so long makes the next loss a new one
@@ -178,13 +180,28 @@ func (r *Room) dialed(generation int, ws *websocket.Conn, err error) {
 	stale := r.ctx.Err() != nil || r.sock != nil || generation != r.generation
 	switch {
 	case err == nil && stale:
-		ws.CloseNow() //nolint:errcheck // not needed any more
+		r.wg.Go(func() { abandon(ws) })
 	case stale:
 	case err == nil:
 		r.attach(ws)
 	default:
 		r.opts.Logger.Info("no socket", "err", err)
 		r.follow(afterRefusal(err), "socket")
+	}
+}
+
+// abandon takes back a join that is not wanted any more: without a word the others would see a
+// ghost until the SFU gives it up.
+func abandon(ws *websocket.Conn) {
+	defer ws.CloseNow() //nolint:errcheck // closed by then, if all went well
+	ctx, cancel := context.WithTimeout(context.Background(), abandonWithin)
+	defer cancel()
+	frame, err := signal.Encode(&signal.Leave{})
+	if err == nil {
+		err = ws.Write(ctx, websocket.MessageText, frame)
+	}
+	for err == nil { // the SFU closes when it has read that
+		_, _, err = ws.Read(ctx)
 	}
 }
 

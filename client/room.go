@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -460,4 +461,16 @@ func (r *Room) Close() error {
 	r.cancel()
 	<-r.done
 	return nil
+}
+
+// Relay is the relayed address that media goes through now (RFC 8656), at the TURN server's side; the
+// zero value while there is none.
+func (r *Room) Relay() netip.AddrPort {
+	var relay netip.AddrPort
+	r.do(r.ctx, func() { //nolint:errcheck // a closed Room has none
+		if r.sess != nil {
+			relay = r.sess.relay()
+		}
+	})
+	return relay
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/pion/sdp/v3"
@@ -301,6 +302,18 @@ func (s *session) packets() uint32 {
 		return 0
 	}
 	return stats.PacketsReceived
+}
+
+func (s *session) relay() netip.AddrPort {
+	pair, err := s.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePair()
+	if err != nil || pair == nil || pair.Local == nil {
+		return netip.AddrPort{}
+	}
+	ip, err := netip.ParseAddr(pair.Local.Address)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ip.Unmap(), pair.Local.Port)
 }
 
 // close ends the connection and waits for pion's goroutines. It may take long: not for the loop.
