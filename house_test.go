@@ -364,3 +364,48 @@ func literals(ts string) []string {
 	}
 	return out
 }
+
+// The gateway's own test holds its document against its mux, pattern by pattern. This one holds the committed file,
+// which people and generators read, against what the gateway's source names.
+func TestRoutesAreDocumented(t *testing.T) {
+	raw, err := os.ReadFile("api/openapi.yaml")
+	require.NoError(t, err)
+	var documented []string
+	for _, m := range regexp.MustCompile(`(?m)^  (/\S+):$`).FindAllStringSubmatch(string(raw), -1) {
+		documented = append(documented, m[1])
+	}
+	require.NotEmpty(t, documented)
+	named := routes(t)
+	for _, path := range named {
+		if !slices.Contains(documented, path) {
+			t.Errorf("the gateway names %s, api/openapi.yaml does not: go test ./internal/gateway -update; a route that is in no document is found only by attackers", path)
+		}
+	}
+	for _, path := range documented {
+		if !slices.Contains(named, path) {
+			t.Errorf("api/openapi.yaml promises %s, the gateway's source does not name it", path)
+		}
+	}
+}
+
+// routes are the paths of the API among the gateway's string literals, their methods taken off.
+func routes(t *testing.T) []string {
+	t.Helper()
+	path := regexp.MustCompile(`^(?:[A-Z]+ )?(/(?:v1|\.well-known)/[a-z0-9/._-]+|/healthz|/readyz|/demo/token)$`)
+	var out []string
+	for _, f := range goFiles(t) {
+		if f.dir != "internal/gateway" || f.isTest() {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				text, _ := strconv.Unquote(lit.Value)
+				if m := path.FindStringSubmatch(text); m != nil && m[1] != "/v1/openapi" && !slices.Contains(out, m[1]) {
+					out = append(out, m[1])
+				}
+			}
+			return true
+		})
+	}
+	return out
+}
