@@ -154,6 +154,9 @@ func readSection(parsed *sdp.SessionDescription, m *sdp.MediaDescription) (secti
 	if ssrcs > maxSSRCs || rids > maxRIDs {
 		return s, badSDP("section %s has more than %d ssrc lines or %d rids", mid, maxSSRCs, maxRIDs)
 	}
+	if strings.HasPrefix(s.direction, "send") {
+		return s, oneTrack(m)
+	}
 	return s, nil
 }
 
@@ -173,6 +176,9 @@ func directionOf(parsed *sdp.SessionDescription, m *sdp.MediaDescription) string
 // checkTransport wants what pion asks for only after it has already changed its state.
 func checkTransport(parsed *sdp.SessionDescription) error {
 	tag := transportSection(parsed)
+	if tag == nil {
+		return badSDP("the BUNDLE group names no section")
+	}
 	find := func(key string) string {
 		if v, ok := parsed.Attribute(key); ok {
 			return v
@@ -190,18 +196,19 @@ func checkTransport(parsed *sdp.SessionDescription) error {
 }
 
 // transportSection is the section whose transport all others share: the first of the BUNDLE
-// group (RFC 9143 section 7.2), or the first of all.
+// group (RFC 9143 section 7.2), or the first of all. It is nil when the group names none.
 func transportSection(parsed *sdp.SessionDescription) *sdp.MediaDescription {
-	if group, ok := parsed.Attribute(sdp.AttrKeyGroup); ok {
-		if fields := strings.Fields(group); len(fields) > 1 && fields[0] == "BUNDLE" {
-			for _, m := range parsed.MediaDescriptions {
-				if mid, _ := m.Attribute(sdp.AttrKeyMID); mid == fields[1] {
-					return m
-				}
-			}
+	group, _ := parsed.Attribute(sdp.AttrKeyGroup)
+	fields := strings.Split(group, " ")
+	if !strings.Contains(group, "BUNDLE") || len(fields) < 2 || fields[1] == "" {
+		return parsed.MediaDescriptions[0]
+	}
+	for _, m := range parsed.MediaDescriptions {
+		if mid, _ := m.Attribute(sdp.AttrKeyMID); mid == fields[1] {
+			return m
 		}
 	}
-	return parsed.MediaDescriptions[0]
+	return nil
 }
 
 var errCandidate = errors.New("candidate: not of the form of RFC 8839 section 5.1")

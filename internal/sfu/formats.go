@@ -18,9 +18,11 @@ func (p payloads) check(m *sdp.MediaDescription) error {
 	if m.MediaName.Media == "application" {
 		return nil
 	}
+	known := (&sdp.SessionDescription{MediaDescriptions: []*sdp.MediaDescription{m}}).GetCodecMap()
 	for _, f := range m.MediaName.Formats {
-		if !payloadType(f) {
-			return badSDP("%q is no payload type", clip(f))
+		n, _ := strconv.Atoi(f)
+		if _, ok := known[uint8(n)]; !payloadType(f) || !ok && n != 0 {
+			return badSDP("%q is no payload type, or has no rtpmap", clip(f))
 		}
 	}
 	for _, a := range m.Attributes {
@@ -66,6 +68,26 @@ func (p payloads) rtpmap(kind, value string) error {
 		return badSDP("payload type %d is %s and %s", n, clip(known), clip(codec))
 	}
 	p[n] = codec
+	return nil
+}
+
+// oneTrack refuses several sources in one section, which is the old Plan B. Repair flows (RFC
+// 5576 section 4.2, RFC 5956) are no sources of their own.
+func oneTrack(m *sdp.MediaDescription) error {
+	repair, sources := map[string]bool{}, map[string]bool{}
+	for _, a := range m.Attributes {
+		if f := strings.Split(a.Value, " "); a.Key == sdp.AttrKeySSRCGroup && len(f) == 3 && (f[0] == "FID" || f[0] == "FEC-FR") {
+			repair[f[2]] = true
+		}
+	}
+	for _, a := range m.Attributes {
+		if ssrc, _, _ := strings.Cut(a.Value, " "); a.Key == sdp.AttrKeySSRC && !repair[ssrc] {
+			sources[ssrc] = true
+		}
+	}
+	if len(sources) > 1 {
+		return badSDP("several tracks in one section")
+	}
 	return nil
 }
 
