@@ -327,6 +327,9 @@ func (p *peer) learn(d description, refs []signal.TrackRef) {
 		n.mids = append(n.mids, s.mid)
 		n.kinds[s.kind] = true
 		n.noData = n.noData && s.kind != "application"
+		if s.mid != "" && (s.rejected || s.direction == "inactive" || s.direction == "recvonly") {
+			p.wake(s.mid)
+		}
 		for _, c := range s.codecs {
 			n.codecs[c] = true
 		}

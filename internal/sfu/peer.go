@@ -58,6 +58,7 @@ type peer struct {
 	wants   []*want // in the order of their publication
 	tracks  map[orama.TrackID]*published
 	ups     map[orama.TrackID]*up
+	reading map[*webrtc.TrackRemote]string // by what is read now: the section, "" where it does not matter
 	downs   []*down
 	refs    map[string]signal.TrackRef // by mid: what the client says it sends there
 	opened  int                        // data channels of the client's that are open
@@ -74,7 +75,7 @@ func newPeer(r *room, q joinRequest) *peer {
 		id: id, user: q.ticket.User, name: q.join.Name, metadata: q.join.Metadata, rights: rightsOf(q.ticket),
 		room: r, srv: r.srv, log: r.log.With("peer", id), done: make(chan struct{}), inbox: newMailbox(),
 		auto: q.join.AutoSubscribe == nil || *q.join.AutoSubscribe, born: time.Now(),
-		tracks: map[orama.TrackID]*published{}, ups: map[orama.TrackID]*up{}, refs: map[string]signal.TrackRef{},
+		tracks: map[orama.TrackID]*published{}, ups: map[orama.TrackID]*up{}, reading: map[*webrtc.TrackRemote]string{}, refs: map[string]signal.TrackRef{},
 	}
 }
 
@@ -238,6 +239,7 @@ func (p *peer) cleanUp() {
 	if err := p.pc.GracefulClose(); err != nil {
 		p.log.Debug("closing the PeerConnection", "err", err)
 	}
+	p.wake("")
 	p.readers.Wait()
 }
 

@@ -1,6 +1,8 @@
 package sfu
 
 import (
+	"time"
+
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 
@@ -13,14 +15,33 @@ func (p *peer) trackArrived(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 	p.readers.Go(func() { readReceiverRTCP(r, t.RID()) })
 	if why, code := p.mayPublish(t, r); code != "" {
 		p.refuse(code, why)
-		p.readers.Go(func() { drain(t) })
+		p.drain(t)
 		return
 	}
 	if t.RID() != "" && p.upOf(r) != nil { // another layer of a track that is forwarded already
-		p.readers.Go(func() { drain(t) })
+		p.drain(t)
 		return
 	}
 	p.publish(t, r)
+}
+
+func (p *peer) drain(t *webrtc.TrackRemote) {
+	p.reading[t] = ""
+	p.readers.Go(func() {
+		drain(t)
+		p.post(func() { delete(p.reading, t) })
+	})
+}
+
+// wake makes the readers of a section return, or all of them when mid is "". pion closes their
+// streams, but a reader may not notice: packets that came before the answer are probed by a reader
+// of pion's own, on the same stream, and that one may take the notice away.
+func (p *peer) wake(mid string) {
+	for t, m := range p.reading {
+		if mid == "" || m == mid {
+			t.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // a stream that is gone needs no waking
+		}
+	}
 }
 
 func (p *peer) mayPublish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) (why, code string) {
@@ -66,6 +87,7 @@ func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 	u.muted.Store(info.Muted)
 	p.ups[u.id] = u
 	p.room.inbox.post(func() { p.room.publish(p, u, info) })
+	p.reading[t] = u.mid
 	p.readers.Go(func() {
 		why := u.read()
 		u.end()
@@ -77,6 +99,7 @@ func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 // subscribers have to negotiate that.
 func (p *peer) upEnded(u *up, why endOfUp, r *webrtc.RTPReceiver) {
 	delete(p.ups, u.id)
+	delete(p.reading, u.track)
 	p.room.inbox.post(func() { p.room.unpublish(u) })
 	if why == endCodec && !p.stopped {
 		p.publish(u.track, r)
