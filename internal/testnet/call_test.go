@@ -97,13 +97,13 @@ func TestTracksComeAndGo(t *testing.T) {
 	n := start(t, Options{})
 	alice, bob := n.join(t, "alice"), n.join(t, "bob")
 	bob.connected()
-	screens := func() (ids []orama.TrackID) { // held: mu
+	screens := func() (found []*client.RemoteTrack) { // held: mu
 		for _, r := range bob.tracks {
 			if r.Info().Source == "screen" {
-				ids = append(ids, r.ID())
+				found = append(found, r)
 			}
 		}
-		return ids
+		return found
 	}
 	alice.play("audio", "video")
 	for round := range 3 {
@@ -111,11 +111,13 @@ func TestTracksComeAndGo(t *testing.T) {
 		require.NoError(t, err)
 		alice.wg.Go(func() { playClip(alice.ctx, screen) })
 		bob.until(patience, "the screen", func() bool { return len(screens()) == round+1 })
-		bob.until(patience, "packets of the screen", func() bool { return bob.tracks[len(bob.tracks)-1].Packets() > 5 })
-		require.NotEmpty(t, screen.ID())
-		require.Equal(t, "slides", bob.tracks[len(bob.tracks)-1].Info().Name)
-
+		bob.mu.Lock()
+		remote := screens()[round]
+		bob.mu.Unlock()
+		bob.until(patience, "packets of the screen", func() bool { return remote.Packets() > 5 })
 		id := screen.ID()
+		require.Equal(t, id, remote.ID())
+		require.Equal(t, "slides", remote.Info().Name)
 		require.NoError(t, screen.Unpublish(within(t, patience)))
 		bob.until(patience, "end of the screen", func() bool {
 			return slices.ContainsFunc(bob.events, func(e client.Event) bool {
@@ -123,9 +125,8 @@ func TestTracksComeAndGo(t *testing.T) {
 				return ok && u.Track.TrackID == id
 			})
 		})
-		r := bob.tracks[len(bob.tracks)-1]
 		select {
-		case <-r.Done():
+		case <-remote.Done():
 		case <-time.After(patience):
 			t.Fatal("the remote track goes on")
 		}
