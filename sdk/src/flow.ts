@@ -30,7 +30,7 @@ const longestPause = 2000;
 /** ms after which answered checks alone prove the path: then the publisher is silent, not the path. */
 const checksSuffice = 3000;
 /** ms a connection may take to be made. */
-const connectWithin = 6000;
+const connectWithin = 8000;
 
 export class FlowWatch {
   state: Flow = 'unknown';
@@ -99,7 +99,9 @@ export class FlowWatch {
 
   private grew(at: number): void {
     if (this.state === 'flowing' && !this.silentPath) {
-      this.pause = Math.max(Math.min(at - this.growthAt, longestPause), this.pause * 0.95);
+      // Without a quiet sample in between it was the timer that was late, not the traffic.
+      const pause = this.quiet > 0 ? Math.min(at - this.growthAt, longestPause) : 0;
+      this.pause = Math.max(pause, this.pause * 0.95);
     }
     this.growthAt = at;
     this.quiet = 0;

@@ -35,7 +35,7 @@ test('flowing needs packets, not only a connection', () => {
 test('a connection that is never made stalls', () => {
   const line = new Line();
   line.connected = false;
-  assert.equal(line.run(6000, none), 'unknown');
+  assert.equal(line.run(8000, none), 'unknown');
   assert.equal(line.run(1500, none), 'stalled');
 });
 
@@ -70,6 +70,14 @@ test('sparse traffic is not loss', () => {
   line.expected = 'reports';
   i = 0;
   assert.equal(line.run(60_000, () => (i++ % 3 === 0 ? 1 : 0)), 'flowing', 'a report each 1.5 s');
+});
+
+test('a late timer does not make traffic look sparse', () => {
+  const line = new Line();
+  line.run(5000, media);
+  line.at += 4000; // the page was busy
+  line.run(500, () => 200);
+  assert.equal(line.run(2000, none), 'stalled');
 });
 
 test('ICE that says broken is believed at once', () => {

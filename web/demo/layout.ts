@@ -14,8 +14,8 @@ export function fit(n: number, boxWidth: number, boxHeight: number, gap: number)
     const w = (boxWidth - gap * (columns - 1)) / columns;
     const h = (boxHeight - gap * (rows - 1)) / rows;
     if (w <= 0 || h <= 0) continue;
-    // People may be cropped a little: from 16:9 to 4:3, and to a square where it is narrow.
-    const ratio = Math.min(16 / 9, Math.max(boxWidth > boxHeight ? 4 / 3 : 1, w / h));
+    // People may be cropped a little: from 16:9 to 4:3, and to a portrait where it is narrow.
+    const ratio = Math.min(16 / 9, Math.max(boxWidth > boxHeight ? 4 / 3 : 0.72, w / h));
     const width = Math.floor(Math.min(w, h * ratio));
     const height = Math.floor(Math.min(h, width / ratio));
     if (width * height > best.width * best.height) best = { columns, width, height };

@@ -39,7 +39,7 @@ export class Lobby {
     this.pickers = { microphone: this.picker('microphone'), camera: this.picker('camera') };
     this.name = h('input', { 'id': 'name', 'autocomplete': 'name', 'maxlength': 40, 'placeholder': 'How others will see you', 'required': true, 'data-testid': 'name-input', 'value': kept.get('name') });
     this.room = h('input', { 'id': 'room', 'autocomplete': 'off', 'maxlength': 64, 'required': true, 'spellcheck': 'false', 'pattern': '[^\\s_"\\/\\\\?#][^\\s"\\/\\\\?#]*', 'title': 'No spaces, quotes or slashes', 'data-testid': 'room-input', 'value': link.room });
-    this.token = h('input', { 'id': 'token', 'autocomplete': 'off', 'required': true, 'spellcheck': 'false', 'data-testid': 'token-input', 'placeholder': 'orama token --user you' });
+    this.token = h('input', { 'id': 'token', 'autocomplete': 'off', 'required': true, 'spellcheck': 'false', 'data-testid': 'token-input', 'placeholder': 'Paste it here' });
     this.button = h('button', { 'class': 'primary', 'type': 'submit', 'data-testid': 'join' }, 'Join');
     this.element = this.page();
     addEventListener('keydown', this.onKey);
@@ -72,7 +72,7 @@ export class Lobby {
       h('h1', {}, 'Ready when you are'),
       h('p', { class: 'lead' }, 'Check how you look and sound, then step in.'),
       field('Your name', this.name, 'name'),
-      this.link.invite ? null : field('Token', this.token, 'token', 'This page was opened without an invitation link. Paste a token to join.'),
+      this.link.invite ? null : field('Token', this.token, 'token', 'This page was opened without an invitation link, so it needs a token.'),
       field('Room', this.room, 'room'),
       h('div', { class: 'pair' },
         field('Microphone', this.pickers.microphone, 'microphone'),
