@@ -74,12 +74,12 @@ export class Call {
     const leave = h('button', { 'class': 'round leave', 'type': 'button', 'aria-label': 'Leave the call', 'title': 'Leave the call', 'data-testid': 'leave', 'click': () => this.room.leave() }, icon('leave'));
     const share = typeof navigator.mediaDevices?.getDisplayMedia === 'function' ? this.buttons.share : null;
     return h('div', { 'class': 'call', 'data-testid': 'call' },
-      h('header', { class: 'bar' }, brand(), h('span', { 'class': 'room-name', 'data-testid': 'room-name' }, this.room.name), this.state, h('span', { class: 'spring' }),
+      h('header', { class: 'bar' }, brand(), h('h1', { 'class': 'room-name', 'data-testid': 'room-name' }, this.room.name), this.state, h('span', { class: 'spring' }),
         this.count,
         h('button', { 'class': 'quiet wide', 'type': 'button', 'data-testid': 'copy-link-bar', 'aria-label': 'Copy the link', 'click': (e: MouseEvent) => void this.copy(e.currentTarget as HTMLButtonElement) }, icon('copy'), h('span', {}, 'Copy the link')),
         themeButton()),
       h('div', { class: 'call-body' }, h('div', { class: 'call-stage' }, this.banner, this.stage.element), this.chat.element),
-      h('footer', { 'class': 'dock', 'role': 'toolbar', 'aria-label': 'Call controls' }, this.buttons.mic, this.buttons.cam, share, this.buttons.chat, leave));
+      h('footer', {}, h('div', { 'class': 'dock', 'role': 'toolbar', 'aria-label': 'Call controls' }, this.buttons.mic, this.buttons.cam, share, this.buttons.chat, leave)));
   }
 
   private control(id: string, label: string, key: string, click: () => void): HTMLButtonElement {

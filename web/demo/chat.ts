@@ -5,7 +5,8 @@ import { icon } from './icons.js';
 
 export class Chat {
   readonly element: HTMLElement;
-  private readonly list = h('ol', { 'class': 'chat-list', 'data-testid': 'chat-list', 'role': 'log', 'aria-live': 'polite', 'aria-label': 'Messages', 'tabindex': 0 });
+  private readonly list = h('ol');
+  private readonly log = h('div', { 'class': 'chat-list', 'data-testid': 'chat-list', 'role': 'log', 'aria-live': 'polite', 'aria-label': 'Messages', 'tabindex': 0 }, this.list);
   private readonly empty = h('li', { class: 'chat-empty' }, 'Messages are seen by everyone who is in the room now. They are not kept.');
   private readonly field = h('textarea', {
     'rows': 1, 'maxlength': 4000, 'placeholder': 'Write to everyone', 'aria-label': 'Message', 'data-testid': 'chat-input',
@@ -17,7 +18,7 @@ export class Chat {
     this.list.append(this.empty);
     this.element = h('aside', { 'class': 'chat', 'aria-label': 'Chat', 'data-testid': 'chat', 'hidden': true },
       h('header', {}, h('h2', {}, 'Chat'), h('button', { 'class': 'quiet', 'type': 'button', 'aria-label': 'Close the chat', 'click': close }, icon('close'))),
-      this.list,
+      this.log,
       h('form', { class: 'chat-form', submit: (e: SubmitEvent) => { e.preventDefault(); this.submit(); } },
         this.field, h('button', { 'class': 'round small accent', 'type': 'submit', 'aria-label': 'Send', 'data-testid': 'chat-send' }, icon('send'))));
   }
@@ -42,9 +43,9 @@ export class Chat {
   }
 
   private append(item: HTMLElement): void {
-    const atEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 60;
+    const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
     this.list.append(item);
-    if (atEnd) this.list.scrollTop = this.list.scrollHeight;
+    if (atEnd) this.log.scrollTop = this.log.scrollHeight;
   }
 
   private key(e: KeyboardEvent): void {
