@@ -53,13 +53,14 @@ const commands = {
     browsers.set(browser, b);
     return b.version();
   },
-  async open({ browser, page, url, viewport }) {
+  async open({ browser, page, url, viewport, init }) {
     const p = await browsers.get(browser).newPage();
     pages.set(page, p);
     p.on('console', (m) => log(page, m.type(), m.text()));
     p.on('pageerror', (e) => log(page, 'pageerror', e.message));
     if (viewport) await p.setViewport(viewport);
     await p.evaluateOnNewDocument(probe);
+    if (init) await p.evaluateOnNewDocument(readFileSync(new URL(init, import.meta.url), 'utf8'));
     await p.goto(url, { waitUntil: 'domcontentloaded', timeout: 30_000 });
   },
   // eval runs the body of an async function with args in scope and gives back what it returns.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,11 +162,13 @@ func (c *cluster) visit(t testing.TB, kind, name, url string) *page {
 	return visitIn(t, c.browser(t, kind), name, url, nil)
 }
 
-func visitIn(t testing.TB, browser, name, url string, viewport map[string]any) *page {
+// visitIn is visit with more of the driver's wishes: a "viewport", a script to "init" the page with.
+func visitIn(t testing.TB, browser, name, url string, wishes map[string]any) *page {
 	t.Helper()
 	p := &page{t: t, name: t.Name() + " " + name, open: true}
-	require.NoError(t, shared.driver.call("open",
-		map[string]any{"browser": browser, "page": p.name, "url": url, "viewport": viewport}, nil))
+	args := map[string]any{"browser": browser, "page": p.name, "url": url}
+	maps.Copy(args, wishes)
+	require.NoError(t, shared.driver.call("open", args, nil))
 	t.Cleanup(p.close)
 	return p
 }

@@ -173,6 +173,7 @@ func killAgent(t testing.TB, c *cluster, m *meeting) {
 		require.True(t, alive(pid), key)
 	}
 	c.allReady(t, c.Namespace, "", "", killed)
+	m.people[0].until(10*time.Second, "long enough watched to see a late consequence", "__probe.gaps().watched > 4000")
 	m.gaps(time.Second)
 	m.chat()
 }

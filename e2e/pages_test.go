@@ -27,14 +27,17 @@ func TestPlainClient(t *testing.T) {
 }
 
 // visitDemo opens the demo page as the printed URL does, in a room, and joins under a name.
-func (c *cluster) visitDemo(t testing.TB, kind, name, room, query string, viewport map[string]any) *page {
+func (c *cluster) visitDemo(t testing.TB, kind, name, room, query string, wishes map[string]any) *page {
 	t.Helper()
 	u, err := url.Parse(c.DemoURL)
 	require.NoError(t, err)
-	u.RawQuery = query
+	if query != "" {
+		u.Path, u.RawQuery = "/demo/", query
+	}
 	link := u.String() + "&room=" + room
-	p := visitIn(t, c.browser(t, kind), name, link, viewport)
+	p := visitIn(t, c.browser(t, kind), name, link, wishes)
 	p.until(10*time.Second, "one sees oneself", "document.querySelector('[data-testid=preview]')?.videoWidth > 0")
+	p.until(10*time.Second, "the devices are listed", "document.querySelector('[data-testid=device-microphone]')?.options.length > 0")
 	p.eval(nil, `const name = document.querySelector('[data-testid=name-input]');
 		name.value = args[0];
 		name.dispatchEvent(new Event('input', { bubbles: true }));
@@ -76,16 +79,18 @@ func TestScreenshot(t *testing.T) {
 		t.Skip("ORAMA_SCREENSHOT names no file")
 	}
 	c := up(t)
-	view := map[string]any{"width": 1280, "height": 800}
+	wishes := map[string]any{"viewport": map[string]any{"width": 1280, "height": 800}, "init": "portrait.js"}
 	var people []*page
 	for _, name := range []string{"Grace", "Linus", "Ada"} {
-		people = append(people, c.visitDemo(t, chromium, name, "daily", "", view))
+		people = append(people, c.visitDemo(t, chromium, name, "daily", "transports=udp&portrait="+name, wishes))
 	}
 	for _, p := range people {
 		p.until(30*time.Second, "the others are seen and heard", "__probe.meets(2)")
 	}
 	ada := people[2]
-	ada.until(10*time.Second, "the pictures are sharp", "[...document.querySelectorAll('[data-testid=tile-video]')].filter((v) => v.videoWidth >= 640).length >= 3")
+	ada.until(30*time.Second, "the pictures are sharp", "[...document.querySelectorAll('[data-testid=tile-video]')].filter((v) => v.videoWidth >= 640).length >= 3")
+	ada.eval(nil, `document.querySelectorAll('[data-testid=tile]:not([data-own]) [data-testid=tile-info]')[0].click()`)
+	ada.until(5*time.Second, "the path is shown", "[...document.querySelectorAll('[data-testid=path-rtt]')].some((e) => /\\d/.test(e.textContent))")
 	require.NoError(t, shared.driver.call("screenshot", map[string]any{"page": ada.name, "path": path}, nil))
 	t.Logf("wrote %s", path)
 }
