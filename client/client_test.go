@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -369,7 +371,9 @@ func TestTokensTravelInHeadersAlone(t *testing.T) {
 }
 
 func TestRelayDialerSpeaksTLSOnlyWhereToldTo(t *testing.T) {
-	srv := httptest.NewTLSServer(http.NotFoundHandler())
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
 	defer srv.Close()
 	address := srv.Listener.Addr().String()
 	roots := srv.Client().Transport.(*http.Transport).TLSClientConfig

@@ -97,7 +97,12 @@ func Join(ctx context.Context, url string, o Options) (*Room, error) {
 	case <-r.joined:
 		return r, nil
 	case <-r.done:
-		return nil, r.closedError()
+		select {
+		case <-r.joined: // and closed since, as Err tells
+			return r, nil
+		default:
+			return nil, r.closedError()
+		}
 	case <-ctx.Done():
 		r.Close() //nolint:errcheck // never fails
 		return nil, ctx.Err()
