@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -280,15 +281,79 @@ func TestASocketThatIsNotReadIsClosed(t *testing.T) {
 	require.NoError(t, err)
 	defer deaf.CloseNow()
 	require.NoError(t, deaf.Write(ctx, websocket.MessageText, []byte(`{"type":"join"}`)))
-	talker := w.dial()
-	talker.send(&signal.Join{})
-	await[*signal.Joined](talker)
-	r := w.srv.rooms["daily"]
+	require.Eventually(t, func() bool { return w.room("daily") != nil && w.room("daily").count.Load() == 1 }, patience, 5*time.Millisecond)
+	r := w.room("daily")
 	big := &signal.ServerDraining{Reason: strings.Repeat("x", 60_000)}
 	require.Eventually(t, func() bool {
-		r.inbox.post(func() { r.broadcast(big, nil) })
+		for range 50 {
+			r.inbox.post(func() { r.broadcast(big, nil) })
+		}
 		return w.srv.Status().Counters.SocketsSlow > 0
-	}, patience, time.Millisecond)
-	talker.send(&signal.Ping{T: 7})
-	require.Equal(t, 7.0, await[*signal.Pong](talker).T)
+	}, patience, 10*time.Millisecond)
+	other := w.dial()
+	other.send(&signal.Join{})
+	await[*signal.Joined](other)
+}
+
+// room gives a room to look into.
+func (w *world) room(id orama.RoomID) *room {
+	w.srv.mu.Lock()
+	defer w.srv.mu.Unlock()
+	return w.srv.rooms[id]
+}
+
+func TestAnEmptyRoomIsForgottenAfterAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(testLog(), nil)
+		r := newRoom("daily", s)
+		s.rooms[r.id] = r
+		s.wg.Go(r.run)
+		time.Sleep(forgetAfter - time.Second)
+		synctest.Wait()
+		require.Len(t, s.Status().Rooms, 1)
+		require.NotNil(t, s.Status().Rooms[0].EmptySince)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Empty(t, s.Status().Rooms)
+		require.NoError(t, s.Close())
+	})
+}
+
+// inside runs f in the loop of the room's only peer.
+func (w *world) inside(t *testing.T, f func(p *peer)) {
+	t.Helper()
+	done := make(chan struct{})
+	r := w.room("daily")
+	r.inbox.post(func() {
+		for _, p := range r.peers {
+			p.post(func() { f(p); close(done) })
+		}
+	})
+	wait(t, done, "the peer's loop")
+}
+
+func TestAPeerThatNobodyResumesIsLost(t *testing.T) {
+	w := newWorld(t)
+	c := w.dial()
+	c.send(&signal.Join{})
+	await[*signal.Joined](c)
+	c.ws.CloseNow()
+	gone := false
+	for !gone {
+		w.inside(t, func(p *peer) { gone = !p.life.socketLost.IsZero() })
+	}
+	w.inside(t, func(p *peer) { p.life.socketLost = p.life.socketLost.Add(-signal.ResumeWithin) })
+	require.Eventually(t, func() bool { return w.room("daily").count.Load() == 0 }, patience, 5*time.Millisecond)
+}
+
+func TestAPeerWhoseMediaStaysAwayIsClosed(t *testing.T) {
+	w := newWorld(t)
+	c := w.dial()
+	c.send(&signal.Join{})
+	await[*signal.Joined](c)
+	w.inside(t, func(p *peer) {
+		p.life.mediaFlows()
+		p.life.mediaSilent(time.Now().Add(-restartWithin))
+	})
+	require.Equal(t, signal.CloseGone, c.closeCode())
 }
