@@ -179,10 +179,10 @@ func (d *down) Kind() webrtc.RTPCodecType { return d.kind }
 
 // readRTCP hands the subscriber's keyframe requests on until the sender ends. Reading also
 // drives the retransmissions.
-func (d *down) readRTCP() {
+func (d *down) readRTCP(sender *webrtc.RTPSender) {
 	buf := make([]byte, maxPacket)
 	for {
-		n, attrs, err := d.sender.Read(buf)
+		n, attrs, err := sender.Read(buf)
 		if err != nil {
 			return
 		}

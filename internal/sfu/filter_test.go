@@ -134,13 +134,26 @@ func corpus(t testing.TB) (out []string) {
 	return out
 }
 
+// smallOffer has one of everything that the filter looks at.
+const smallOffer = "v=0\r\no=- 1 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n" +
+	"m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\n" +
+	"a=fingerprint:sha-1 00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33\r\na=setup:actpass\r\na=sendonly\r\n" +
+	"a=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\na=extmap:1 urn:x\r\na=rid:h send\r\n" +
+	"a=ssrc-group:FID 1 2\r\na=ssrc:1 cname:x\r\na=ssrc:2 cname:x\r\na=candidate:6 1 udp 1 10.0.0.1 5 typ relay\r\n" +
+	"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\na=inactive\r\n"
+
+func TestTheSmallOfferIsGood(t *testing.T) {
+	d, err := filterSDP(smallOffer)
+	require.NoError(t, err)
+	require.Len(t, d.sections, 2)
+}
+
 // Whatever a client sends: no panic, no candidate left, and what is accepted is accepted again.
 func FuzzFilterSDP(f *testing.F) {
-	f.Add(goodOffer(f))
+	// Short seeds: the fuzzer shortens whatever is new to it, and with what a browser writes it
+	// would do nothing else. Those are tests of their own.
+	f.Add(smallOffer)
 	f.Add("v=0\r\n")
-	for _, s := range corpus(f) {
-		f.Add(s)
-	}
 	f.Fuzz(func(t *testing.T, raw string) {
 		d, err := filterSDP(fillMids(raw, []string{"0", "1"}))
 		if err != nil {

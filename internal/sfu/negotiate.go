@@ -160,8 +160,7 @@ func (p *peer) assign() error {
 func (p *peer) sectionFor(u *up) (*down, error) {
 	for _, d := range p.downs {
 		if d.state == slotFree && d.fits(u) {
-			d.assign(u)
-			return d, d.tr.SetSender(d.sender, d)
+			return d, p.reuse(d, u)
 		}
 	}
 	// Where the client may publish, it may use the section to send as well: a browser's addTrack
@@ -177,8 +176,23 @@ func (p *peer) sectionFor(u *up) (*down, error) {
 	}
 	d.tr, d.sender = tr, tr.Sender()
 	p.downs = append(p.downs, d)
-	p.readers.Go(d.readRTCP)
+	p.readers.Go(func() { d.readRTCP(tr.Sender()) })
 	return d, nil
+}
+
+// reuse gives a free section another track, and with it a sender of its own, so that the SSRC is
+// new: a Chromium decodes what comes with an SSRC that was taken away before but shows nothing of
+// it (libwebrtc restarts a receiver only for an SSRC that it did not have).
+func (p *peer) reuse(d *down, u *up) error {
+	d.sender.Stop() //nolint:errcheck // it was not sending
+	d.assign(u)
+	sender, err := p.srv.api.Load().NewRTPSender(d, p.pc.SCTP().Transport())
+	if err != nil {
+		return err
+	}
+	d.sender = sender
+	p.readers.Go(func() { d.readRTCP(sender) })
+	return d.tr.SetSender(sender, d)
 }
 
 // sending names what the SFU sends in which section.
