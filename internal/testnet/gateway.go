@@ -35,6 +35,7 @@ type Gateway struct {
 	pipes map[*pipe]bool // guarded by mu
 	deny  int            // guarded by mu; status that every request is refused with, 0: none
 	dials int            // guarded by mu
+	only  *Target        // guarded by mu; nil: Find decides
 }
 
 type pipe struct{ client, sfu *websocket.Conn }
@@ -56,7 +57,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad token", http.StatusUnauthorized)
 		return
 	}
-	target, err := g.Find(ticket.Namespace, ticket.Room)
+	target, err := g.target(ticket.Namespace, ticket.Room)
 	if err != nil {
 		http.Error(w, "no SFU", http.StatusServiceUnavailable)
 		return
@@ -193,3 +194,20 @@ func (g *Gateway) Requests() int {
 
 // shutdownWithin bounds the end of the gateway's HTTP server.
 const shutdownWithin = 5 * time.Second
+
+// Direct sends every room to one target from now on.
+func (g *Gateway) Direct(to Target) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.only = &to
+}
+
+func (g *Gateway) target(ns orama.NamespaceID, room orama.RoomID) (Target, error) {
+	g.mu.Lock()
+	only := g.only
+	g.mu.Unlock()
+	if only != nil {
+		return *only, nil
+	}
+	return g.Find(ns, room)
+}

@@ -46,6 +46,7 @@ type Options struct {
 	Namespaces          []orama.NamespaceID
 	CredentialTTL       time.Duration // 10 min
 	Log                 *slog.Logger  // silent
+	Bare                bool          // start no server: addresses, specs and the gateway only, for servers in other processes
 }
 
 // Net is the running whole. Its methods may be called from any goroutine.
@@ -107,6 +108,9 @@ func (n *Net) start() error {
 	}
 	if err := n.authority(); err != nil {
 		return err
+	}
+	if n.o.Bare {
+		return nil
 	}
 	for k := range n.o.TURNNodes {
 		if err := n.StartTURN(k); err != nil {
