@@ -46,11 +46,15 @@ func (g *Gateway) registerPages(mux *recorder) {
 	if g.pages == nil {
 		return
 	}
-	demo := http.RedirectHandler("/demo/", http.StatusFound)
-	mux.HandleFunc("GET /{$}", demo.ServeHTTP)
-	mux.HandleFunc("GET /demo", demo.ServeHTTP)
+	mux.HandleFunc("GET /{$}", toDemo)
+	mux.HandleFunc("GET /demo", toDemo)
 	mux.HandleFunc("GET /demo/", g.servePage)
 	mux.HandleFunc("GET /sdk/", g.servePage)
+}
+
+// toDemo leads to the demo page and keeps the query, which says how to join.
+func toDemo(w http.ResponseWriter, r *http.Request) {
+	http.Redirect(w, r, (&url.URL{Path: "/demo/", RawQuery: r.URL.RawQuery}).String(), http.StatusFound)
 }
 
 func (g *Gateway) servePage(w http.ResponseWriter, r *http.Request) {
