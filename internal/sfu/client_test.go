@@ -421,6 +421,7 @@ type source struct {
 	stop   chan struct{}
 	once   sync.Once
 	level  atomic.Int32 // -dBov to mark packets with, from 1; 0: none
+	deaf   atomic.Bool  // send no keyframes
 	gaps   atomic.Bool  // leave out every tenth packet
 	red    atomic.Bool  // wrap the payload
 }
@@ -479,6 +480,9 @@ func (s *source) dress(p *rtp.Packet) {
 				p.SetExtension(uint8(e.ID), []byte{byte(l)})
 			}
 		}
+	}
+	if s.deaf.Load() {
+		p.Payload[1] |= 1 // VP8: predicted
 	}
 	if s.red.Load() { // one redundant block of two bytes, then the primary one
 		p.Payload = append([]byte{0x80 | 111, 0, 0, 2, 111, 0xee, 0xee}, p.Payload...)

@@ -20,6 +20,14 @@ import (
 // at 200 packets a second, at most 0.7 MB. It is a power of two because pion wants that.
 const nackHistory = 512
 
+// What a publisher is asked to send again: at most the last nackWindow packets, each nackTries
+// times, 100 ms apart. A path that was dead for two seconds leaves hundreds missing; asking for all
+// of them would keep the keyframe that makes up for them waiting.
+const (
+	nackWindow = 256
+	nackTries  = 10
+)
+
 const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level" // RFC 6464
 
 // newAPI builds what every PeerConnection of the process is made from.
@@ -132,7 +140,7 @@ func newInterceptors(logs logging.LoggerFactory) (*interceptor.Registry, error) 
 	if err != nil {
 		return nil, err
 	}
-	generator, err := nack.NewGeneratorInterceptor(nack.WithGeneratorLoggerFactory(logs))
+	generator, err := nack.NewGeneratorInterceptor(nack.GeneratorSize(nackWindow), nack.GeneratorMaxNacksPerPacket(nackTries), nack.WithGeneratorLoggerFactory(logs))
 	if err != nil {
 		return nil, err
 	}

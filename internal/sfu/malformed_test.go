@@ -83,7 +83,7 @@ func TestMalformedDescriptions(t *testing.T) {
 		case <-c.done: // half way, and said so
 			ended++
 			require.Contains(t, c.types(), signal.TypeError)
-			require.Equal(t, signal.CloseInternal, c.closeCode())
+			require.Equal(t, signal.CloseMalformed, c.closeCode())
 		case <-c.heard(func(m signal.Message) bool { return m.Type() == signal.TypePong }):
 		}
 		c.ws.CloseNow()

@@ -57,7 +57,7 @@ func (p *peer) negotiate() {
 		n.dirty = true
 	case p.needsOffer():
 		if err := p.offer(); err != nil {
-			p.broken("an offer could not be made", err)
+			p.broken(signal.CloseInternal, "an offer could not be made", err)
 		}
 	}
 }
@@ -427,16 +427,16 @@ func (p *peer) unusable(before webrtc.SignalingState, err error) {
 	p.log.Debug("a description was refused", "err", err)
 	p.refuse(signal.CodeBadSDP, "the description could not be applied")
 	if p.pc.SignalingState() != before {
-		p.broken("a description was left half applied", err)
+		p.broken(signal.CloseMalformed, "the description was left half applied", err)
 	}
 }
 
 // broken ends a peer whose connection cannot be used any more.
-func (p *peer) broken(what string, err error) {
+func (p *peer) broken(code int, what string, err error) {
 	if p.pc.ConnectionState() == webrtc.PeerConnectionStateClosed {
 		return // the client closed it; look will notice if it stays
 	}
 	p.log.Warn(what, "err", err)
-	p.hangUp(signal.CloseInternal, what)
+	p.hangUp(code, what)
 	p.leave("lost")
 }

@@ -17,53 +17,122 @@ func TestTheFirstKeyframeRequestGoesOutAtOnce(t *testing.T) {
 	now := time.Unix(1000, 0)
 	send, after := k.ask(now)
 	require.True(t, send)
-	require.Zero(t, after)
+	require.Equal(t, keyframeAgain, after, "to see whether one came")
+	k.seen()
 	send, after = k.ask(now.Add(100 * time.Millisecond))
 	require.False(t, send)
-	require.Equal(t, 400*time.Millisecond, after)
+	require.Equal(t, keyframeEvery-100*time.Millisecond, after, "earlier than the look before")
 	send, after = k.ask(now.Add(200 * time.Millisecond))
 	require.False(t, send)
 	require.Zero(t, after, "it is part of the one that waits")
-	require.True(t, k.due(now.Add(500*time.Millisecond)))
-	require.False(t, k.due(now.Add(500*time.Millisecond)), "once")
+	send, after = k.due(now.Add(keyframeEvery))
+	require.True(t, send, "the second wish is still open")
+	require.Equal(t, keyframeAgain, after)
+	k.seen()
+	send, after = k.due(now.Add(2 * keyframeAgain))
+	require.False(t, send)
+	require.Zero(t, after, "nobody waits")
 	send, _ = k.ask(now.Add(time.Minute))
 	require.True(t, send)
 }
 
-// Whoever asks whenever: requests are at least keyframeEvery apart, and every wish is followed
-// by a request within keyframeEvery.
+func TestKeyframeRequestsEnd(t *testing.T) {
+	var k keyframes
+	now, sent := time.Unix(1000, 0), 1
+	_, after := k.ask(now)
+	for after > 0 {
+		now = now.Add(after)
+		var send bool
+		if send, after = k.due(now); send {
+			sent++
+		}
+	}
+	require.Equal(t, keyframeTries, sent, "a publisher that sends nothing is left alone")
+}
+
+// Whoever asks whenever, and whenever keyframes come: requests are at least keyframeEvery apart, and
+// after a wish a request goes out within keyframeEvery unless a keyframe came first.
 func TestKeyframeRequestsAreFewAndNoneIsForgotten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var k keyframes
 		now := time.Unix(1000, 0)
-		var sent []time.Time
-		var dueAt, wish time.Time
-		fire := func(until time.Time) {
-			if !dueAt.IsZero() && !dueAt.After(until) {
-				if !k.due(dueAt) {
-					t.Fatalf("nothing due at %v", dueAt)
+		var last, dueAt, wish time.Time
+		follow := func(at time.Time, send bool, after time.Duration) {
+			if send {
+				if !last.IsZero() && at.Sub(last) < keyframeEvery {
+					t.Fatalf("two requests within %v", at.Sub(last))
 				}
-				sent, dueAt, wish = append(sent, dueAt), time.Time{}, time.Time{}
+				last, wish = at, time.Time{}
+			}
+			if after > 0 {
+				dueAt = at.Add(after)
 			}
 		}
-		for _, gap := range rapid.SliceOfN(rapid.IntRange(0, 900), 1, 100).Draw(t, "gaps") {
+		for _, gap := range rapid.SliceOfN(rapid.IntRange(1, 900), 1, 100).Draw(t, "gaps") {
 			now = now.Add(time.Duration(gap) * time.Millisecond)
-			fire(now)
+			for !dueAt.IsZero() && !dueAt.After(now) {
+				at := dueAt
+				dueAt = time.Time{}
+				send, after := k.due(at)
+				follow(at, send, after)
+			}
 			if !wish.IsZero() && now.Sub(wish) > keyframeEvery {
 				t.Fatalf("a wish of %v is still open at %v", wish, now)
 			}
+			if rapid.IntRange(0, 3).Draw(t, "keyframe") == 0 {
+				k.seen()
+				wish = time.Time{}
+				continue
+			}
+			if wish.IsZero() {
+				wish = now
+			}
 			send, after := k.ask(now)
-			switch {
-			case send:
-				sent, wish = append(sent, now), time.Time{}
-			case after > 0:
-				dueAt, wish = now.Add(after), now
-			}
+			follow(now, send, after)
 		}
-		for i := 1; i < len(sent); i++ {
-			if sent[i].Sub(sent[i-1]) < keyframeEvery {
-				t.Fatalf("two requests within %v", sent[i].Sub(sent[i-1]))
-			}
+	})
+}
+
+func TestKeyframeStart(t *testing.T) {
+	for _, c := range []struct {
+		name, mime string
+		payload    []byte
+		want       bool
+	}{
+		{"VP8 keyframe", webrtc.MimeTypeVP8, []byte{0x10, 0x00, 0x00, 0x00, 0x9d}, true},
+		{"VP8 with a 15-bit picture id, TL0 and TID", webrtc.MimeTypeVP8, []byte{0x90, 0xe0, 0x80, 1, 2, 3, 0x10}, true},
+		{"VP8 with a 7-bit picture id", webrtc.MimeTypeVP8, []byte{0x90, 0x80, 0x01, 0x10}, true},
+		{"VP8 predicted", webrtc.MimeTypeVP8, []byte{0x10, 0x01}, false},
+		{"VP8 later packet", webrtc.MimeTypeVP8, []byte{0x00, 0x00}, false},
+		{"VP8 second partition", webrtc.MimeTypeVP8, []byte{0x11, 0x00}, false},
+		{"VP8 cut", webrtc.MimeTypeVP8, []byte{0x90, 0xe0}, false},
+		{"VP9 keyframe", webrtc.MimeTypeVP9, []byte{0x8a, 1}, true},
+		{"VP9 predicted", webrtc.MimeTypeVP9, []byte{0xca, 1}, false},
+		{"VP9 middle", webrtc.MimeTypeVP9, []byte{0x82, 1}, false},
+		{"H264 IDR", webrtc.MimeTypeH264, []byte{0x65, 1}, true},
+		{"H264 SPS", webrtc.MimeTypeH264, []byte{0x67, 1}, true},
+		{"H264 slice", webrtc.MimeTypeH264, []byte{0x41, 1}, false},
+		{"H264 fragment begins an IDR", webrtc.MimeTypeH264, []byte{0x7c, 0x85, 1}, true},
+		{"H264 fragment goes on", webrtc.MimeTypeH264, []byte{0x7c, 0x05, 1}, false},
+		{"H264 aggregate with SPS second", webrtc.MimeTypeH264, []byte{0x78, 0, 2, 0x68, 1, 0, 2, 0x67, 1}, true},
+		{"H264 aggregate of slices", webrtc.MimeTypeH264, []byte{0x78, 0, 2, 0x41, 1, 0, 2, 0x41, 1}, false},
+		{"H264 aggregate lies", webrtc.MimeTypeH264, []byte{0x78, 0xff, 0xff, 0x41, 1}, false},
+		{"AV1 sequence", webrtc.MimeTypeAV1, []byte{0x18, 1}, true},
+		{"AV1 frame", webrtc.MimeTypeAV1, []byte{0x10, 1}, false},
+		{"nothing", webrtc.MimeTypeAV1, nil, false},
+		{"unknown", "video/h263", []byte{0xff, 0xff}, false},
+	} {
+		require.Equal(t, c.want, keyframeStart(c.mime, c.payload), c.name)
+	}
+}
+
+func FuzzKeyframeStart(f *testing.F) {
+	for _, b := range [][]byte{{0x90, 0xe0, 0x80, 1, 2, 3, 0x10}, {0x78, 0, 2, 0x68, 1, 0, 2, 0x67, 1}, {}} {
+		f.Add(b)
+	}
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		for _, mime := range []string{webrtc.MimeTypeVP8, webrtc.MimeTypeVP9, webrtc.MimeTypeH264, webrtc.MimeTypeAV1} {
+			keyframeStart(mime, b)
 		}
 	})
 }

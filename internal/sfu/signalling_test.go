@@ -130,6 +130,8 @@ func TestErrorsThatLeaveTheSocketOpen(t *testing.T) {
 	c := w.dial(func(t *auth.Ticket) { t.Publish, t.Subscribe = false, false })
 	c.send(&signal.Join{})
 	await[*signal.Joined](c)
+	pace := time.NewTicker(time.Second / signal.FramesPerSecond) // stay below the frame rate
+	defer pace.Stop()
 	for _, x := range []struct{ frame, code string }{
 		{`{"type":"dance"}`, signal.CodeUnknownType},
 		{`{"type":"joined","peer_id":"p_1"}`, signal.CodeUnknownType},
@@ -149,7 +151,7 @@ func TestErrorsThatLeaveTheSocketOpen(t *testing.T) {
 		c.mu.Unlock()
 		require.NoError(t, c.sendRaw(websocket.MessageText, []byte(x.frame)))
 		require.Equal(t, x.code, await[*signal.Error](c).Code, x.frame)
-		time.Sleep(time.Second / signal.FramesPerSecond) // stay below the frame rate
+		<-pace.C
 	}
 }
 

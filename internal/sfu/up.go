@@ -47,11 +47,12 @@ type up struct {
 
 	loudest atomic.Uint32 // 128 - dBov of the loudest packet since last asked; 0: none came
 	muted   atomic.Bool
+	waited  atomic.Bool             // a keyframe was asked for and has not come
 	subs    atomic.Pointer[[]*down] // replaced whole, under mu; the reader only loads it
 
 	mu    sync.Mutex
 	keys  keyframes   // guarded by mu
-	timer *time.Timer // guarded by mu; runs while keys.pending
+	timer *time.Timer // guarded by mu; runs until keys.at
 	ended bool        // guarded by mu
 }
 
@@ -87,6 +88,7 @@ func (u *up) read() endOfUp {
 			}
 		}
 		u.note(p.level)
+		u.look(&p)
 		for _, d := range *u.subs.Load() {
 			d.forward(&p)
 		}
@@ -176,8 +178,8 @@ func (u *up) detach(d *down) {
 	u.subs.Store(&next)
 }
 
-// askKeyframe asks the publisher for a keyframe, now or as soon as keyframeEvery allows. Safe
-// for any goroutine.
+// askKeyframe asks the publisher for a keyframe, now or as soon as keyframeEvery allows, and
+// again until one comes. Safe for any goroutine.
 func (u *up) askKeyframe() {
 	if u.kind != webrtc.RTPCodecTypeVideo {
 		return
@@ -187,24 +189,44 @@ func (u *up) askKeyframe() {
 	if u.ended {
 		return
 	}
+	u.waited.Store(true)
 	send, after := u.keys.ask(time.Now())
-	switch {
-	case send:
-		u.sendPLI()
-	case after > 0:
-		u.timer = time.AfterFunc(after, u.keyframeDue)
-		u.metrics.pliCoalesced.Add(1)
-	default:
+	if !send {
 		u.metrics.pliCoalesced.Add(1)
 	}
+	u.followLocked(send, after)
 }
 
 func (u *up) keyframeDue() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.ended && u.keys.due(time.Now()) {
+	if !u.ended {
+		u.followLocked(u.keys.due(time.Now()))
+	}
+}
+
+// followLocked does what keys has said.
+func (u *up) followLocked(send bool, after time.Duration) {
+	if send {
 		u.sendPLI()
 	}
+	if after > 0 {
+		if u.timer != nil {
+			u.timer.Stop()
+		}
+		u.timer = time.AfterFunc(after, u.keyframeDue)
+	}
+}
+
+// look notices the keyframe that somebody waits for.
+func (u *up) look(p *packet) {
+	if !u.waited.Load() || !keyframeStart(u.codec.MimeType, p.payload) {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.waited.Store(false)
+	u.keys.seen()
 }
 
 func (u *up) sendPLI() {
