@@ -49,7 +49,7 @@ e2e: deps ## the built binary with real browsers (run one with E2E=TestCall)
 test: deps check unit fuzz sdk e2e ## all of the above, as CI runs it
 
 bench: deps ## CPU per forwarded packet of SFU and TURN, and time to join
-	$(GO) test -run '^$$' -bench . -benchtime 3s ./internal/sfu ./internal/turn
+	$(GO) run ./bench
 	$(GO) test -tags e2e -run '^$$' -bench . -benchtime 10x ./e2e
 
 screenshot: deps ## make docs/call.png anew
