@@ -163,7 +163,9 @@ func (h *host) run(ctx context.Context) error {
 	case <-failed:
 	}
 	stopAgent()
-	<-agentDone
+	if err := <-agentDone; err != nil {
+		h.log.Error("the agent ended", "error", err)
+	}
 	h.units.stopAll(context.Background(), h.log)
 	h.agent.ReportGone(context.Background())
 	h.gate.Close()

@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -47,8 +48,7 @@ func controlled(ctx context.Context, path string, mux http.Handler, drain func()
 	drain()
 	err = closeAll()
 	stop()
-	<-served
-	return err
+	return errors.Join(err, <-served)
 }
 
 func newRegistry() *prometheus.Registry {
