@@ -24,7 +24,7 @@ export type Flow =
   | 'stalled';
 
 /** ms of silence that count as loss: media comes every 20 to 60 ms, reports about once a second. */
-const silence = { media: 1200, reports: 3500, nothing: Infinity } as const;
+const silence = { media: 900, reports: 3500, nothing: Infinity } as const;
 /** The longest pause, in ms, that sparse traffic is granted. */
 const longestPause = 2000;
 /** ms after which answered checks alone prove the path: then the publisher is silent, not the path. */

@@ -9,7 +9,7 @@ import type { CandidateInit, ClientMessage, Credentials, TrackRef } from './prot
 import { counters, type RoomStats, StatsReader } from './stats.js';
 
 /** ms between looks at the counters. */
-const watchEvery = 500;
+const watchEvery = 250;
 
 /** A track that the SFU sends. */
 export interface Down {

@@ -267,9 +267,9 @@ test('silence restarts ICE, again and again, and connected comes with the packet
   const { room, states } = await enter({ peers: [peer('ada', track('t1'))] });
   FakeSocket.last.say({ type: 'offer', sdp: sdp(...slots, { mid: '2', kind: 'video', direction: 'sendonly' }), tracks: [{ mid: '2', track_id: 't1', peer_id: 'ada' }] });
   await flow(2000);
-  await advance(1000);
+  await advance(750);
   assert.equal(FakePC.last.restarts, 0, 'a pause is not a loss');
-  await advance(1000);
+  await advance(750);
   assert.equal(FakePC.last.restarts, 1);
   assert.equal(states.at(-1), 'recovering');
   FakeSocket.last.say({ type: 'answer', sdp: sdp() });
