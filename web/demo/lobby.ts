@@ -7,6 +7,9 @@ import { icon } from './icons.js';
 import type { Link } from './invite.js';
 import { themeButton } from './theme.js';
 
+/** ms that joining waits for a camera or microphone that is just being opened. */
+const deviceWithin = 2000;
+
 export interface Entry {
   name: string;
   room: string;
@@ -32,6 +35,7 @@ export class Lobby {
   private readonly problem = h('p', { 'class': 'problem', 'role': 'alert', 'data-testid': 'join-error', 'hidden': true });
   private readonly button: HTMLButtonElement;
   private stopMeter: (() => void) | null = null;
+  private readonly opening = new Set<Promise<unknown>>();
   private readonly onKey = (e: KeyboardEvent) => this.key(e);
 
   constructor(private readonly link: Link, private readonly devices: Devices, private readonly enter: (e: Entry) => Promise<void>) {
@@ -114,7 +118,13 @@ export class Lobby {
   }
 
   private async open(input: Input): Promise<void> {
-    await this.devices.open(input);
+    const opened = this.devices.open(input);
+    this.opening.add(opened);
+    try {
+      await opened;
+    } finally {
+      this.opening.delete(opened);
+    }
     this.draw();
   }
 
@@ -184,6 +194,8 @@ export class Lobby {
     kept.set('name', name);
     this.problem.hidden = true;
     this.busy(true);
+    // Who joins quickly is still to be heard: a device on its way is waited for, a forgotten question of the browser is not.
+    await Promise.race([Promise.allSettled(this.opening), new Promise((r) => setTimeout(r, deviceWithin))]);
     await this.enter({ name, room: this.room.value.trim(), token: this.token.value.trim() });
   }
 
