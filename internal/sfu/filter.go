@@ -26,7 +26,8 @@ const (
 type description struct {
 	text     string
 	sections []section
-	removed  int // candidates that are not of type relay
+	ufrag    string // of ICE; another than before restarts it (RFC 8839 section 4.4.1.1.1)
+	removed  int    // candidates that are not of type relay
 }
 
 // section is one media section (RFC 8866 section 5.14).
@@ -63,7 +64,9 @@ func filterSDP(raw string) (description, error) {
 	if err := d.readSections(&parsed); err != nil {
 		return description{}, err
 	}
-	return d, checkTransport(&parsed)
+	ufrag, err := checkTransport(&parsed)
+	d.ufrag = ufrag
+	return d, err
 }
 
 // filterLines bounds the text and drops candidate lines.
@@ -173,11 +176,12 @@ func directionOf(parsed *sdp.SessionDescription, m *sdp.MediaDescription) string
 	return sdp.AttrKeySendRecv
 }
 
-// checkTransport wants what pion asks for only after it has already changed its state.
-func checkTransport(parsed *sdp.SessionDescription) error {
+// checkTransport wants what pion asks for only after it has already changed its state, and gives
+// the ICE user fragment.
+func checkTransport(parsed *sdp.SessionDescription) (string, error) {
 	tag := transportSection(parsed)
 	if tag == nil {
-		return badSDP("the BUNDLE group names no section")
+		return "", badSDP("the BUNDLE group names no section")
 	}
 	find := func(key string) string {
 		if v, ok := parsed.Attribute(key); ok {
@@ -186,13 +190,14 @@ func checkTransport(parsed *sdp.SessionDescription) error {
 		v, _ := tag.Attribute(key)
 		return v
 	}
-	if ufrag, pwd := find("ice-ufrag"), find("ice-pwd"); len(ufrag) < 4 || len(ufrag) > 256 || len(pwd) < 22 || len(pwd) > 256 {
-		return badSDP("no ICE credentials of RFC 8839 section 5.4")
+	ufrag, pwd := find("ice-ufrag"), find("ice-pwd")
+	if len(ufrag) < 4 || len(ufrag) > 256 || len(pwd) < 22 || len(pwd) > 256 {
+		return "", badSDP("no ICE credentials of RFC 8839 section 5.4")
 	}
 	if !fingerprint(find("fingerprint")) {
-		return badSDP("no fingerprint")
+		return "", badSDP("no fingerprint")
 	}
-	return nil
+	return ufrag, nil
 }
 
 // transportSection is the section whose transport all others share: the first of the BUNDLE

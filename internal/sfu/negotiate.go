@@ -23,6 +23,7 @@ type negotiation struct {
 	restart      bool // ICE is to restart with the next offer
 	due          bool // the client wants an offer, if only to answer it differently
 
+	ufrag  string          // the client's, as last applied
 	mids   []string        // of the sections, in order, as last agreed
 	codecs map[string]bool // the client named them, such as "video/vp8"
 	kinds  map[string]bool // the client has had a section of the kind
@@ -238,6 +239,7 @@ func (p *peer) offered(m *signal.Offer) {
 		p.unusable(webrtc.SignalingStateStable, err)
 		return
 	}
+	restarted := n.ufrag != "" && n.ufrag != d.ufrag
 	p.learn(d, m.Tracks)
 	answer, err := p.pc.CreateAnswer(nil)
 	var text string
@@ -250,6 +252,9 @@ func (p *peer) offered(m *signal.Offer) {
 	}
 	n.begun = true
 	p.send(&signal.Answer{SDP: text})
+	if restarted {
+		p.pathChanged()
+	}
 	p.negotiate()
 }
 
@@ -336,7 +341,7 @@ func (p *peer) learn(d description, refs []signal.TrackRef) {
 	if n.codecs == nil {
 		n.codecs, n.kinds = map[string]bool{}, map[string]bool{}
 	}
-	n.mids, n.noData = n.mids[:0], true
+	n.ufrag, n.mids, n.noData = d.ufrag, n.mids[:0], true
 	for _, s := range d.sections {
 		n.mids = append(n.mids, s.mid)
 		n.kinds[s.kind] = true

@@ -280,7 +280,8 @@ func (p *peer) mediaState(s webrtc.PeerConnectionState) {
 	}
 }
 
-// pathChanged asks for whole pictures both ways. What went with the old path, a relay that died,
+// pathChanged asks for whole pictures both ways, also where a client has restarted ICE: Firefox makes
+// its decoders anew with the description that does it. What went with the old path, a relay that died,
 // is too much to send again, and a decoder left to itself may wait seconds for its next keyframe.
 func (p *peer) pathChanged() {
 	if !p.life.connected {
