@@ -187,11 +187,12 @@ func settled(t *testing.T, n *Net, most int) int {
 		}
 		return sum
 	}
+	look := time.NewTicker(20 * time.Millisecond) // the counts have no event
+	defer look.Stop()
 	for until := time.Now().Add(patience); peers() > 0 || runtime.NumGoroutine() > most; {
-		if time.Now().After(until) {
+		if (<-look.C).After(until) {
 			break
 		}
-		time.Sleep(20 * time.Millisecond) // the count has no event
 	}
 	require.Zero(t, peers())
 	return runtime.NumGoroutine()
