@@ -285,9 +285,14 @@ func TestASocketThatIsNotReadIsClosed(t *testing.T) {
 	r := w.room("daily")
 	big := &signal.ServerDraining{Reason: strings.Repeat("x", 60_000)}
 	require.Eventually(t, func() bool {
-		for range 50 {
-			r.inbox.post(func() { r.broadcast(big, nil) })
-		}
+		sent := make(chan struct{}) // the room's own work is not to pile up
+		r.inbox.post(func() {
+			defer close(sent)
+			for range 50 {
+				r.broadcast(big, nil)
+			}
+		})
+		<-sent
 		return w.srv.Status().Counters.SocketsSlow > 0
 	}, patience, 10*time.Millisecond)
 	other := w.dial()
