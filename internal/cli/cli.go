@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -57,6 +58,7 @@ func Run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
+	a.json = a.json || slices.Contains(args, "--json") // a mistake in the flags stops their parsing
 	a.fail(err)
 	return exitCode(err)
 }
