@@ -16,6 +16,7 @@ import (
 const (
 	watchers    = 10
 	sampleEvery = 2500 * time.Microsecond
+	readyWithin = 10 * time.Second
 )
 
 func (l *lab) measureSFU(ctx context.Context, s settings) ([]Cost, error) {
@@ -44,6 +45,9 @@ func (l *lab) forwardWindow(ctx context.Context, name, room string, window time.
 	var a audience
 	defer a.stop()
 	if err := a.publish(ctx, l, room, sampleEvery); err != nil {
+		return sample{}, err
+	}
+	if err := pause(ctx, warmUp); err != nil { // the stock one tells of no track that comes after a join
 		return sample{}, err
 	}
 	for i := range watchers {
@@ -146,10 +150,12 @@ func (a *audience) read(i int, t *client.RemoteTrack) {
 
 // ready waits until everybody sees packets.
 func (a *audience) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
 	for i := range a.watched {
 		for a.got[i].Load() == 0 {
-			if err := pause(ctx, 10*time.Millisecond); err != nil {
-				return err
+			if pause(ctx, 10*time.Millisecond) != nil {
+				return fmt.Errorf("watcher %d of %d sees nothing after %s and is %s", i, a.watched, readyWithin, a.rooms[1+i].State())
 			}
 		}
 	}

@@ -49,6 +49,7 @@ func newAPI(log *slog.Logger, d *relayDialer) (*webrtc.API, error) {
 	s := webrtc.SettingEngine{LoggerFactory: logs{log}}
 	s.SetRelayAcceptanceMinWait(0)
 	s.SetIncludeLoopbackCandidate(true)
+	s.DisableActiveTCP(true) // see session.hurry
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(iceDisconnected, iceFailed, iceKeepalive)
 	s.SetICEProxyDialer(d)

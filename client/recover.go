@@ -12,13 +12,16 @@ import (
 	"orama.network/orama/internal/signal"
 )
 
-// The numbers of a recovery. A restart takes two round trips and an allocation, so one that has
-// not worked in restartEvery is worth repeating with whatever relays live now.
+// The numbers of a recovery. A restart takes two round trips and an allocation, and ends the attempt
+// before it, so each is given longer than the last: machines that are slow must not be kept from
+// ever getting through.
 const (
 	watchEvery      = 100 * time.Millisecond // while not connected
+	grace           = 300 * time.Millisecond // packets that wait for a late process are not lost
 	firstRestart    = 5 * time.Second        // a new connection is given this long before its first ICE restart
-	restartEvery    = 1500 * time.Millisecond
-	restartsFor     = 10 * time.Second       // then everything is started over
+	restartFirst    = 2 * time.Second        // from the first restart to the second; then doubled
+	restartMost     = 8 * time.Second
+	restartsFor     = 15 * time.Second       // then everything is started over
 	flowWithin      = 3 * time.Second        // media counts as flowing that long after its last packet
 	quietAfter      = time.Second            // a path that stays up so long with nothing to carry is good
 	proofWithin     = 8 * time.Second        // and with something to carry, which may have ended unnoticed
@@ -34,7 +37,9 @@ type outage struct {
 	since    time.Time
 	expect   bool      // media of others flowed before, so it must flow after
 	next     time.Time // not before this another ICE restart
+	restarts int       // so far
 	deadline time.Time // then start over
+	watched  time.Time // when the clock was last looked at
 }
 
 // lose notes that the socket or the media path is gone.
@@ -42,14 +47,11 @@ func (r *Room) lose(what, why string) {
 	now := time.Now()
 	if r.outage == nil {
 		r.opts.Logger.Info("lost", "what", what, "why", why)
-		r.outage = &outage{since: now, next: now, deadline: now.Add(restartsFor)}
+		r.outage = &outage{since: now, next: now.Add(grace), deadline: now.Add(restartsFor), watched: now}
 		r.outage.expect = now.Sub(time.Unix(0, r.seen.Load())) < flowWithin
 		r.tick.Reset(watchEvery)
 	}
 	r.review()
-	if what == "media" {
-		r.repair(now)
-	}
 }
 
 // review decides the state from what is so, not from what happened.
@@ -109,11 +111,20 @@ func (r *Room) watch() {
 	if r.outage == nil {
 		return
 	}
+	r.outage.excuse(now)
 	if now.Sub(r.outage.since) > r.opts.GiveUpAfter {
 		r.fail(orama.Errorf(orama.KindUnavailable, "gave_up", "the room could not be reached again"))
 		return
 	}
 	r.repair(now)
+}
+
+// excuse moves the deadlines by as much as this process itself was late.
+func (o *outage) excuse(now time.Time) {
+	if late := now.Sub(o.watched) - watchEvery; !o.watched.IsZero() && late > watchEvery {
+		o.next, o.deadline = o.next.Add(late), o.deadline.Add(late)
+	}
+	o.watched = now
 }
 
 // repair restarts ICE, again and again, and starts over when that does not help.
@@ -126,7 +137,8 @@ func (r *Room) repair(now time.Time) {
 		r.startOver("ICE restarts did not help")
 		return
 	}
-	o.next = now.Add(restartEvery)
+	o.next = now.Add(min(restartFirst<<min(o.restarts, 8), restartMost))
+	o.restarts++
 	r.opts.Logger.Info("restarting ICE")
 	r.send(&signal.Negotiate{ICERestart: true})
 }

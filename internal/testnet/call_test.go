@@ -64,7 +64,7 @@ func TestThreeTalk(t *testing.T) {
 	left := late.PeerID()
 	require.NoError(t, late.Leave(within(t, patience)))
 	for _, b := range bots[:2] {
-		b.until(time.Second, "news that the third left", func() bool {
+		b.until(slow*time.Second, "news that the third left", func() bool {
 			return slices.Contains(b.events, client.Event(client.PeerLeft{PeerID: left, Reason: "left"}))
 		})
 		b.until(patience, "end of the third's tracks", func() bool {

@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait for something that must happen.
-const patience = 20 * time.Second
+const patience = slow * 20 * time.Second
 
 func start(t *testing.T, o Options) *Net {
 	t.Helper()
