@@ -27,6 +27,7 @@ type description struct {
 	text     string
 	sections []section
 	ufrag    string // of ICE; another than before restarts it (RFC 8839 section 4.4.1.1.1)
+	firefox  bool   // it says so in its origin line
 	removed  int    // candidates that are not of type relay
 }
 
@@ -57,7 +58,7 @@ func filterSDP(raw string) (description, error) {
 	if err := parsed.UnmarshalString(text); err != nil {
 		return description{}, badSDP("cannot be parsed")
 	}
-	d := description{text: text, removed: removed}
+	d := description{text: text, removed: removed, firefox: strings.HasPrefix(parsed.Origin.Username, "mozilla")}
 	if _, lite := parsed.Attribute(sdp.AttrKeyICELite); lite {
 		return description{}, badSDP("two ICE-lite agents never connect")
 	}

@@ -9,6 +9,9 @@ import (
 	"orama.network/orama/internal/signal"
 )
 
+// remadeAfter is how long Firefox may take from a description to decoders that want a keyframe.
+const remadeAfter = 250 * time.Millisecond
+
 // gatherWithin bounds the wait for the one local candidate, which needs no network.
 const gatherWithin = 2 * time.Second
 
@@ -23,6 +26,9 @@ type negotiation struct {
 	restart      bool // ICE is to restart with the next offer
 	due          bool // the client wants an offer, if only to answer it differently
 
+	rounds int             // descriptions of the client's that were applied
+	theirs bool            // the last of them was an offer
+	remade *time.Timer     // runs until remadeAfter
 	ufrag  string          // the client's, as last applied
 	mids   []string        // of the sections, in order, as last agreed
 	codecs map[string]bool // the client named them, such as "video/vp8"
@@ -255,6 +261,7 @@ func (p *peer) offered(m *signal.Offer) {
 	if restarted {
 		p.pathChanged()
 	}
+	p.mayRemake(d, true)
 	p.negotiate()
 }
 
@@ -321,6 +328,7 @@ func (p *peer) answered(m *signal.Answer) {
 	n.outstanding = nil
 	p.learn(d, m.Tracks)
 	p.settle(d)
+	p.mayRemake(d, false)
 	p.negotiate()
 }
 
@@ -378,6 +386,23 @@ func (p *peer) settle(answer description) {
 			}
 		}
 	}
+}
+
+// mayRemake knows that Firefox makes its video decoders anew with its second description and
+// whenever the offering side changes (seen: its statistics begin at 0 again, and the picture stands
+// still until a keyframe).
+func (p *peer) mayRemake(d description, theirs bool) {
+	n := &p.neg
+	n.rounds++
+	changed := n.rounds == 2 || n.rounds > 2 && n.theirs != theirs
+	n.theirs = theirs
+	if !d.firefox || !changed {
+		return
+	}
+	if n.remade != nil {
+		n.remade.Stop()
+	}
+	n.remade = time.AfterFunc(remadeAfter, func() { p.post(p.refreshPictures) })
 }
 
 // begin sends the packets of d's track. It waits for the answer: what comes before it is, to a

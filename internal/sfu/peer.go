@@ -219,6 +219,10 @@ func (p *peer) stop() { p.stopped = true }
 // cleanUp ends everything that the peer owns, and waits for it.
 func (p *peer) cleanUp() {
 	p.inbox.close()
+	p.neg.stopWaiting()
+	if p.neg.remade != nil {
+		p.neg.remade.Stop()
+	}
 	if p.sock != nil {
 		p.sock.close(signal.CloseGone, "the peer is gone") // unless it was told already
 	}
@@ -280,20 +284,25 @@ func (p *peer) mediaState(s webrtc.PeerConnectionState) {
 	}
 }
 
-// pathChanged asks for whole pictures both ways, also where a client has restarted ICE: Firefox makes
-// its decoders anew with the description that does it. What went with the old path, a relay that died,
-// is too much to send again, and a decoder left to itself may wait seconds for its next keyframe.
+// pathChanged asks for whole pictures both ways, also where a client has restarted ICE. What went
+// with the old path, a relay that died, is too much to send again, and a decoder left to itself may
+// wait seconds for its next keyframe.
 func (p *peer) pathChanged() {
 	if !p.life.connected {
 		return // the first path: nothing flows before DTLS is done, and mediaState will call again
 	}
+	p.refreshPictures()
+	for _, u := range p.ups {
+		u.askKeyframe()
+	}
+}
+
+// refreshPictures asks for a keyframe of every video track that the peer receives.
+func (p *peer) refreshPictures() {
 	for _, w := range p.wants {
 		if w.down != nil && !w.paused && w.down.state == slotActive {
 			w.up.askKeyframe()
 		}
-	}
-	for _, u := range p.ups {
-		u.askKeyframe()
 	}
 }
 
