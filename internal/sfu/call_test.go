@@ -2,6 +2,7 @@ package sfu
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,6 +70,28 @@ func TestAKeyframeIsAskedForUntilItComes(t *testing.T) {
 	defer never.Stop()
 	<-never.C
 	require.LessOrEqual(t, w.srv.Status().Counters.PLISent, sent+1, "and then no more")
+}
+
+// Firefox needs a keyframe when the offering side changes, and asks for it late.
+func TestFirefoxIsGivenAKeyframeWhenItOffers(t *testing.T) {
+	w := newWorld(t)
+	var camera *source
+	w.joinClient(clientOptions{setUp: func(c *client) { camera = c.addTrack(t, vp8) }})
+	bob := w.joinClient(clientOptions{setUp: func(c *client) {
+		c.edit = func(text string) string { return strings.Replace(text, "o=- ", "o=mozilla...x ", 1) }
+	}})
+	bob.hear().packet(t)
+	settled(t, bob)
+	require.Eventually(t, func() bool { // until those of the beginning are over
+		select {
+		case <-camera.pli:
+			return false
+		default:
+			return true
+		}
+	}, patience, keyframeEvery)
+	bob.offer()
+	wait(t, camera.pli, "a keyframe request")
 }
 
 func drainChan[T any](c chan T) {

@@ -232,8 +232,9 @@ type client struct {
 	*wire
 	pc    *webrtc.PeerConnection
 	id    orama.PeerID
-	lock  sync.Mutex // one description at a time
-	mute  bool       // offers are not answered
+	lock  sync.Mutex          // one description at a time
+	mute  bool                // offers are not answered
+	edit  func(string) string // changes what it sends as SDP; nil: nothing
 	refs  []signal.TrackRef
 	heard chan *remote
 	chans chan *copyOf
@@ -354,7 +355,14 @@ func (c *client) answer(m *signal.Offer) {
 		}
 		return
 	}
-	c.send(&signal.Answer{SDP: answer.SDP, Tracks: c.refs})
+	c.send(&signal.Answer{SDP: c.sdp(answer.SDP), Tracks: c.refs})
+}
+
+func (c *client) sdp(text string) string {
+	if c.edit == nil {
+		return text
+	}
+	return c.edit(text)
 }
 
 // offer makes the client offer by itself.
@@ -365,7 +373,7 @@ func (c *client) offer() {
 	offer, err := c.pc.CreateOffer(nil)
 	require.NoError(c.t, err)
 	require.NoError(c.t, c.pc.SetLocalDescription(offer))
-	c.send(&signal.Offer{SDP: offer.SDP, Tracks: c.refs})
+	c.send(&signal.Offer{SDP: c.sdp(offer.SDP), Tracks: c.refs})
 }
 
 func (c *client) onTrack(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {

@@ -181,6 +181,7 @@ func TestBrowsersOffers(t *testing.T) {
 		d, err := filterSDP(raw)
 		require.NoError(t, err)
 		require.Len(t, d.sections, 4)
+		require.Equal(t, strings.Contains(raw, "o=mozilla"), d.firefox)
 		require.Contains(t, d.sections[0].codecs, "audio/opus")
 		require.Contains(t, d.sections[1].codecs, "video/vp8")
 		require.Equal(t, "recvonly", d.sections[2].direction)
