@@ -5,7 +5,7 @@
 export CGO_ENABLED = 0
 
 GO       ?= go
-FUZZTIME ?= 30s
+FUZZTIME ?= 30
 # go test's packages at a time: compiling SQLite and pion needs a gigabyte each.
 JOBS     ?= 2
 
@@ -37,7 +37,7 @@ lint: ## golangci-lint, built into bin/ on first use
 unit: ## unit tests with the race detector, house rules among them
 	CGO_ENABLED=1 $(GO) test -race -p $(JOBS) -timeout 4m ./...
 
-fuzz: ## fuzz everything that reads bytes from outside, FUZZTIME each
+fuzz: ## fuzz everything that reads bytes from outside, for FUZZTIME seconds
 	@tools/fuzz $(FUZZTIME)
 
 sdk: deps ## type-check and test the TypeScript SDK

@@ -5,6 +5,7 @@ package e2e
 import (
 	"net/url"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -72,11 +73,11 @@ func TestDemo(t *testing.T) {
 	require.Less(t, gone.since(left), time.Second)
 }
 
-// TestScreenshot makes the picture for the README. It is asked for by name: `make screenshot`.
+// Three people in the demo at its full size. `make screenshot` keeps the picture for the README.
 func TestScreenshot(t *testing.T) {
 	path := os.Getenv("ORAMA_SCREENSHOT")
 	if path == "" {
-		t.Skip("ORAMA_SCREENSHOT names no file")
+		path = filepath.Join(t.TempDir(), "call.png")
 	}
 	c := up(t)
 	wishes := map[string]any{"viewport": map[string]any{"width": 1280, "height": 800}, "init": "portrait.js"}
@@ -88,7 +89,9 @@ func TestScreenshot(t *testing.T) {
 		p.until(30*time.Second, "the others are seen and heard", "__probe.meets(2)")
 	}
 	ada := people[2]
-	ada.until(30*time.Second, "the pictures are sharp", "[...document.querySelectorAll('[data-testid=tile-video]')].filter((v) => v.videoWidth >= 640).length >= 3")
+	if os.Getenv("ORAMA_SCREENSHOT") != "" { // a busy machine sends fewer pixels
+		ada.until(30*time.Second, "the pictures are sharp", "[...document.querySelectorAll('[data-testid=tile-video]')].filter((v) => v.videoWidth >= 640).length >= 3")
+	}
 	ada.eval(nil, `document.querySelectorAll('[data-testid=tile]:not([data-own]) [data-testid=tile-info]')[0].click()`)
 	ada.until(5*time.Second, "the path is shown", "[...document.querySelectorAll('[data-testid=path-rtt]')].some((e) => /\\d/.test(e.textContent))")
 	require.NoError(t, shared.driver.call("screenshot", map[string]any{"page": ada.name, "path": path}, nil))

@@ -105,14 +105,29 @@
     return newest.length < n ? Infinity : Date.now() - newest[n - 1];
   }
 
+  // A page that gets no processor sees a gap that nobody sent. How late each sample came is kept, and taken off
+  // the gap it lies in.
+  const every = 40; // ms
+  const lateness = []; // [when, ms]
+  const standstill = (since) => lateness.reduce((sum, [at, ms]) => (at >= since ? sum + ms : sum), 0);
+
   async function watch(n) {
     await sample();
-    const run = { n, worst: { video: 0, audio: 0 }, since: Date.now(), on: true };
+    const run = { n, worst: { video: 0, audio: 0 }, raw: { video: 0, audio: 0 }, since: Date.now(), on: true };
     watching = run;
+    let last = Date.now();
     while (run.on) {
+      await sleep(every);
       await sample();
-      for (const kind of ['video', 'audio']) run.worst[kind] = Math.max(run.worst[kind], lag(kind, n));
-      await sleep(40);
+      const now = Date.now();
+      lateness.push([now, Math.max(0, now - last - 2 * every)]);
+      last = now;
+      for (const kind of ['video', 'audio']) {
+        const gap = lag(kind, n);
+        if (gap <= run.worst[kind]) continue;
+        run.raw[kind] = Math.max(run.raw[kind], gap);
+        run.worst[kind] = Math.max(run.worst[kind], gap - (Number.isFinite(gap) ? standstill(now - gap) : 0));
+      }
     }
   }
 
@@ -154,7 +169,7 @@
     // Gaps since watch() began, in ms; with `stop` it ends.
     gaps(stop) {
       if (stop) watching.on = false;
-      return { video: watching.worst.video, audio: watching.worst.audio, lag: lag('video', watching.n), watched: Date.now() - watching.since };
+      return { video: watching.worst.video, audio: watching.worst.audio, raw: Math.max(watching.raw.video, watching.raw.audio), lag: lag('video', watching.n), watched: Date.now() - watching.since };
     },
 
     // A socket was resumed after a moment.
