@@ -145,7 +145,7 @@ func TestKill(t *testing.T) {
 // The agent and gateway of the node that people's sockets go through: media has no gap, sockets are resumed, and
 // the relay and SFU processes live on and are adopted.
 func killAgent(t testing.TB, c *cluster, m *meeting) {
-	m.t = t
+	m.in(t)
 	node := c.Nodes[0].ID
 	before := c.units(t, node)
 	require.NotEmpty(t, before)
@@ -181,7 +181,7 @@ func killAgent(t testing.TB, c *cluster, m *meeting) {
 // The SFU that has the room: its people meet again on another node, and it is started again, by
 // an agent that did not start it the first time.
 func killSFU(t testing.TB, c *cluster, m *meeting) {
-	m.t = t
+	m.in(t)
 	var node string
 	eventually(t, 5*time.Second, func() string {
 		if node = c.owner(t, m.room); node == "" {
@@ -210,7 +210,7 @@ func killSFU(t testing.TB, c *cluster, m *meeting) {
 // The relay that carries somebody's media: media comes again through the other one, or through a new
 // allocation on the one started again.
 func killTURN(t testing.TB, c *cluster, m *meeting) {
-	m.t = t
+	m.in(t)
 	relay := m.pairs(m.people[2])[0].Relay // Firefox's: of the two browsers the one that is slower to come back
 	node := c.nodeAt(t, relay)
 	var through []string

@@ -38,6 +38,14 @@ func (c *cluster) meeting(t testing.TB, namespace, room string, transports ...st
 	return &meeting{t: t, c: c, namespace: namespace, room: room, transports: transports, site: site.URL}
 }
 
+// in makes a subtest the one that fails.
+func (m *meeting) in(t testing.TB) {
+	m.t = t
+	for _, p := range m.people {
+		p.t = t
+	}
+}
+
 // enter opens a tab of a browser and joins with camera and microphone. It does not wait for media.
 func (m *meeting) enter(kind, user string) *person {
 	m.t.Helper()

@@ -43,7 +43,9 @@
   async function reports() {
     const all = [];
     for (const [i, pc] of pcs.entries()) {
-      if (pc.signalingState !== 'closed') all.push([i, pc, await pc.getStats()]);
+      if (pc.signalingState === 'closed') continue;
+      const report = await pc.getStats().catch(() => null); // it was closed meanwhile
+      if (report) all.push([i, pc, report]);
     }
     return all;
   }
