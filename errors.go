@@ -3,6 +3,7 @@ package orama
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 )
 
@@ -21,6 +22,28 @@ const (
 	KindUnavailable     Kind = "unavailable" // not now: try again
 	KindInternal        Kind = "internal"
 )
+
+// HTTPStatus is the kind's status in every HTTP answer of the project (RFC 9110, RFC 6585).
+func (k Kind) HTTPStatus() int {
+	switch k {
+	case KindInvalid:
+		return http.StatusUnprocessableEntity
+	case KindUnauthenticated:
+		return http.StatusUnauthorized
+	case KindForbidden:
+		return http.StatusForbidden
+	case KindNotFound:
+		return http.StatusNotFound
+	case KindConflict:
+		return http.StatusConflict
+	case KindLimited:
+		return http.StatusTooManyRequests
+	case KindUnavailable:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}
 
 // Error is an error that may be shown to strangers: Code and Message hold nothing internal.
 // What only operators may read is in Err.

@@ -49,28 +49,6 @@ func newProblem(status int, code, detail string) *Problem {
 		header: http.Header{}}
 }
 
-// statusOf maps kinds of error to statuses: the one place where it is done.
-func statusOf(k orama.Kind) int {
-	switch k {
-	case orama.KindInvalid:
-		return http.StatusUnprocessableEntity
-	case orama.KindUnauthenticated:
-		return http.StatusUnauthorized
-	case orama.KindForbidden:
-		return http.StatusForbidden
-	case orama.KindNotFound:
-		return http.StatusNotFound
-	case orama.KindConflict:
-		return http.StatusConflict
-	case orama.KindLimited:
-		return http.StatusTooManyRequests
-	case orama.KindUnavailable:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
-	}
-}
-
 // closeCodeOf maps kinds of error to close codes, for a socket that had to be accepted first.
 func closeCodeOf(k orama.Kind) int {
 	switch k {
@@ -101,7 +79,7 @@ func problemOf(err error) *Problem {
 	if !errors.As(err, &e) || e.Kind == orama.KindInternal {
 		return newProblem(http.StatusInternalServerError, "internal", "something went wrong here; it was logged")
 	}
-	p = newProblem(statusOf(e.Kind), e.Code, e.Message)
+	p = newProblem(e.Kind.HTTPStatus(), e.Code, e.Message)
 	switch e.Kind {
 	case orama.KindUnauthenticated:
 		p.header.Set("WWW-Authenticate", `Bearer realm="orama", error="invalid_token"`)

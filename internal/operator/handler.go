@@ -116,7 +116,7 @@ func (h handler) answer(w http.ResponseWriter, code int, body any, err error) {
 func (h handler) refuse(w http.ResponseWriter, err error) {
 	h.log(err)
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(statusFor(orama.KindOf(err)))
+	w.WriteHeader(orama.KindOf(err).HTTPStatus())
 	_ = json.NewEncoder(w).Encode(errorAnswer{toWire(err)}) // the caller went away
 }
 
@@ -124,26 +124,6 @@ func (h handler) log(err error) {
 	if orama.KindOf(err) == orama.KindInternal {
 		h.o.d.Log.Error("operator call failed", "error", err)
 	}
-}
-
-func statusFor(k orama.Kind) int {
-	switch k {
-	case orama.KindInvalid:
-		return http.StatusUnprocessableEntity
-	case orama.KindUnauthenticated:
-		return http.StatusUnauthorized
-	case orama.KindForbidden:
-		return http.StatusForbidden
-	case orama.KindNotFound:
-		return http.StatusNotFound
-	case orama.KindConflict:
-		return http.StatusConflict
-	case orama.KindLimited:
-		return http.StatusTooManyRequests
-	case orama.KindUnavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
 }
 
 // decode reads one JSON object. An empty body is an empty object; a field that is not known is a mistake.

@@ -209,7 +209,7 @@ func TestACallEndsWithItsContext(t *testing.T) {
 func TestKindsHaveTheirStatus(t *testing.T) {
 	for kind, code := range map[orama.Kind]int{orama.KindInvalid: 422, orama.KindUnauthenticated: 401, orama.KindForbidden: 403, orama.KindNotFound: 404,
 		orama.KindConflict: 409, orama.KindLimited: 429, orama.KindUnavailable: 503, orama.KindInternal: 500, "": 500} {
-		require.Equal(t, code, statusFor(kind), string(kind))
+		require.Equal(t, code, kind.HTTPStatus(), string(kind))
 	}
 	e := toWire(&orama.Error{Kind: orama.KindLimited, Code: "c", Message: "m", RetryAfter: 1500 * time.Millisecond, Err: errors.New("d")}).error()
 	require.Equal(t, 1500*time.Millisecond, e.RetryAfter)
