@@ -44,7 +44,8 @@
     const all = [];
     for (const [i, pc] of pcs.entries()) {
       if (pc.signalingState === 'closed') continue;
-      const report = await pc.getStats().catch(() => null); // it was closed meanwhile
+      // One that is closed meanwhile rejects in Chromium; Firefox then never answers.
+      const report = await Promise.race([pc.getStats().catch(() => null), sleep(500).then(() => null)]);
       if (report) all.push([i, pc, report]);
     }
     return all;
@@ -98,7 +99,8 @@
     for (const t of await inbound()) {
       const count = t.kind === 'video' ? t.frames : t.packets;
       const had = watched[t.kind].get(t.key);
-      if (!had || had.count !== count) watched[t.kind].set(t.key, { count, at: count > 0 ? now : 0, born: had?.born ?? now });
+      // A decoder that is made anew counts from 0 again: that is no new frame, and no gap since 1970 either.
+      if (!had || had.count !== count) watched[t.kind].set(t.key, { count, at: count > 0 ? now : had?.at ?? 0, born: had?.born ?? now });
     }
   }
 
