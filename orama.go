@@ -41,6 +41,25 @@ type Node struct {
 	Zone       string     `json:"zone,omitempty"`
 	GatewayURL string     `json:"gateway_url"` // where clients reach its gateway, e.g. "http://127.0.0.11:8080"
 	Heartbeat  time.Time  `json:"heartbeat"`   // last time its agent reached the store
+
+	MeshKey      string     `json:"mesh_key,omitempty"`      // its WireGuard public key, base64; "": the mesh is not ours
+	MeshEndpoint string     `json:"mesh_endpoint,omitempty"` // host:port where others reach its WireGuard
+	Report       NodeReport `json:"report,omitzero"`         // with the last heartbeat
+}
+
+// NodeReport is what a node's agent says of its machine with each heartbeat.
+type NodeReport struct {
+	Version         string            `json:"version,omitempty"`
+	State           int64             `json:"state"`            // revision of the cluster_state.json that is on its disk
+	CPUs            int               `json:"cpus"`             // 0: not measured
+	Load            float64           `json:"load"`             // runnable processes, mean of a minute
+	MemoryTotal     uint64            `json:"memory_total"`     // bytes; 0: not measured
+	MemoryAvailable uint64            `json:"memory_available"` // bytes
+	Relays          int               `json:"relays"`           // TURN allocations in use
+	Bandwidth       uint64            `json:"bandwidth"`        // bits a second, both directions, mean of the last report's interval
+	LinkSpeed       uint64            `json:"link_speed"`       // bits a second; 0: unknown
+	Busy            []PortRange       `json:"busy,omitempty"`   // ports of our ranges that strangers hold on the mesh address
+	Checks          map[string]string `json:"checks,omitempty"` // prerequisite ("store", "cache", "gateway") to "", or why it does not serve
 }
 
 // Namespace is one tenant.

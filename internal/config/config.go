@@ -22,19 +22,75 @@ const maxFile = 64 << 10
 
 // Node is the configuration of one host's agent and gateway.
 type Node struct {
-	ID         orama.NodeID `yaml:"node"`
-	Zone       string       `yaml:"zone,omitempty"`
-	BaseDomain string       `yaml:"base_domain"` // namespaces live at ns-NAME.BASE
-	PublicIP   netip.Addr   `yaml:"public_ip"`   // TURN listens here
-	MeshIP     netip.Addr   `yaml:"mesh_ip"`     // SFUs and relay sockets bind here
-	MeshCIDR   netip.Prefix `yaml:"mesh_cidr"`
-	DataDir    string       `yaml:"data_dir"`
-	Database   string       `yaml:"database"`    // the SQLite file that the cluster's nodes share
-	ClusterKey string       `yaml:"cluster_key"` // file of 64 hex digits, readable by its owner alone
-	Authority  string       `yaml:"authority"`   // directory of the development certificate authority
-	Gateway    Gateway      `yaml:"gateway"`
-	TURN       TURN         `yaml:"turn"`
-	Demo       Demo         `yaml:"demo,omitempty"`
+	ID           orama.NodeID `yaml:"node"`
+	Zone         string       `yaml:"zone,omitempty"` // two relays of a namespace never share one
+	BaseDomain   string       `yaml:"base_domain"`    // namespaces live at ns-NAME.BASE
+	PublicIP     netip.Addr   `yaml:"public_ip"`      // TURN listens here
+	MeshIP       netip.Addr   `yaml:"mesh_ip"`        // SFUs and relay sockets bind here
+	MeshCIDR     netip.Prefix `yaml:"mesh_cidr"`
+	DataDir      string       `yaml:"data_dir"`
+	RunDir       string       `yaml:"run_dir,omitempty"` // sockets of this host's processes; "": given with --run-dir
+	ClusterKey   string       `yaml:"cluster_key"`       // file of 64 hex digits, readable by its owner alone
+	Store        Store        `yaml:"store"`
+	Cache        Cache        `yaml:"cache,omitempty"`
+	Mesh         Mesh         `yaml:"mesh,omitempty"`
+	Supervisor   string       `yaml:"supervisor,omitempty"` // "child" (as for ""), or "systemd"
+	Firewall     string       `yaml:"firewall,omitempty"`   // "none" (as for ""), or "ufw"
+	DNS          DNS          `yaml:"dns,omitempty"`
+	Certificates Certificates `yaml:"certificates"`
+	Gateway      Gateway      `yaml:"gateway"`
+	TURN         TURN         `yaml:"turn"`
+	Demo         Demo         `yaml:"demo,omitempty"`
+}
+
+// Store says where the cluster's records are.
+type Store struct {
+	Engine       string   `yaml:"engine"`                  // "sqlite": one file that all nodes share; or "rqlite"
+	File         string   `yaml:"file,omitempty"`          // of sqlite, absolute
+	URLs         []string `yaml:"urls,omitempty"`          // of rqlite, its HTTP API on any of its nodes, nearest first
+	Run          bool     `yaml:"run,omitempty"`           // the agent runs rqlited on this host, on its mesh address
+	User         string   `yaml:"user,omitempty"`          // of rqlite's basic authentication
+	PasswordFile string   `yaml:"password_file,omitempty"` // absolute
+}
+
+// Cache says where short-lived shared state is.
+type Cache struct {
+	Engine       string   `yaml:"engine,omitempty"`        // "memory" (as for ""), or "olric"
+	Addresses    []string `yaml:"addresses,omitempty"`     // of Olric's Redis protocol, host:port
+	PasswordFile string   `yaml:"password_file,omitempty"` // absolute
+	Run          bool     `yaml:"run,omitempty"`           // the agent runs olric-server on this host, on its mesh address
+}
+
+// Mesh says who makes the mesh's interface.
+type Mesh struct {
+	WireGuard  string `yaml:"wireguard,omitempty"`   // "existing" (as for ""): somebody else; "auto": this agent, in the kernel where it can; "userspace"
+	Interface  string `yaml:"interface,omitempty"`   // name; "": orama0
+	ListenPort uint16 `yaml:"listen_port,omitempty"` // UDP on every address; 0: 51820
+	PrivateKey string `yaml:"private_key,omitempty"` // file, absolute; made when missing
+	Enroll     string `yaml:"enroll,omitempty"`      // host:port where new nodes are let in over TLS; "": nowhere
+}
+
+// DNS says who answers for the base domain.
+type DNS struct {
+	Mode        string   `yaml:"mode,omitempty"`        // "none" (as for ""), "serve", or "rfc2136"
+	Listen      []string `yaml:"listen,omitempty"`      // of serve: host:port, UDP and TCP
+	Nameservers []string `yaml:"nameservers,omitempty"` // of serve: the zone's NS names; "": ns-{node}.BASE for each node that serves
+	Server      string   `yaml:"server,omitempty"`      // of rfc2136: host:port
+	KeyName     string   `yaml:"key_name,omitempty"`    // of rfc2136: the TSIG key's name
+	KeyFile     string   `yaml:"key_file,omitempty"`    // of rfc2136: file with its base64 secret
+	Algorithm   string   `yaml:"algorithm,omitempty"`   // of rfc2136: "hmac-sha256" (as for ""), "hmac-sha512"
+}
+
+// Certificates says where TLS certificates come from.
+type Certificates struct {
+	Mode      string `yaml:"mode"`                // "authority": a development authority of our own; "files"; "acme"
+	Authority string `yaml:"authority,omitempty"` // directory of the authority, absolute
+	Cert      string `yaml:"cert,omitempty"`      // of files: chain, PEM; looked at again when it changes
+	Key       string `yaml:"key,omitempty"`       // of files: PEM
+	Directory string `yaml:"directory,omitempty"` // of acme: the ACME directory's URL; "": Let's Encrypt
+	Email     string `yaml:"email,omitempty"`     // of acme: the account's contact
+	Roots     string `yaml:"roots,omitempty"`     // of acme: PEM file of the directory's own roots; "": the system's
+	Resolver  string `yaml:"resolver,omitempty"`  // of acme: host:port that is asked whether the challenge is visible; "": the system's
 }
 
 // Gateway configures the REST and WebSocket edge.
@@ -116,12 +172,15 @@ func (c Node) Validate() error {
 		return fmt.Errorf("mesh_cidr: a network such as 10.0.0.0/24 is needed")
 	case !c.MeshIP.IsValid() || !c.MeshCIDR.Contains(c.MeshIP):
 		return fmt.Errorf("mesh_ip: an address inside mesh_cidr %s is needed", c.MeshCIDR)
-	case !filepath.IsAbs(c.DataDir) || !filepath.IsAbs(c.Database) || !filepath.IsAbs(c.ClusterKey) || !filepath.IsAbs(c.Authority):
-		return fmt.Errorf("data_dir, database, cluster_key and authority: absolute paths are needed")
+	case !filepath.IsAbs(c.DataDir) || !filepath.IsAbs(c.ClusterKey) || c.RunDir != "" && !filepath.IsAbs(c.RunDir):
+		return fmt.Errorf("data_dir, run_dir and cluster_key: absolute paths are needed")
 	case c.Gateway.URL == "" || len(c.Gateway.HTTP) == 0:
 		return fmt.Errorf("gateway: url and at least one http address are needed")
 	case c.TURN.URLs != "ip" && c.TURN.URLs != "name":
 		return fmt.Errorf(`turn.urls: "ip" or "name" is needed`)
+	}
+	if err := c.validateParts(); err != nil {
+		return err
 	}
 	if c.Demo.Namespace != "" {
 		if err := auth.ValidNamespace(string(c.Demo.Namespace)); err != nil {

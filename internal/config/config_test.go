@@ -17,9 +17,9 @@ public_ip: 127.0.0.11
 mesh_ip: 127.10.0.1
 mesh_cidr: 127.10.0.0/24
 data_dir: /var/lib/orama
-database: /var/lib/orama/cluster.db
 cluster_key: /var/lib/orama/cluster.key
-authority: /var/lib/orama
+store: {engine: sqlite, file: /var/lib/orama/cluster.db}
+certificates: {mode: authority, authority: /var/lib/orama}
 gateway:
   url: http://127.0.0.11:8080
   http: ["127.0.0.11:8080"]
@@ -49,7 +49,17 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"mesh address outside", "mesh_ip: 127.10.0.1", "mesh_ip: 10.9.9.9", "mesh_ip"},
 		{"unspecified public address", "public_ip: 127.0.0.11", "public_ip: 0.0.0.0", "public_ip"},
 		{"no network", "mesh_cidr: 127.10.0.0/24", "mesh_cidr: nonsense", ""},
-		{"relative path", "database: /var/lib/orama/cluster.db", "database: cluster.db", "absolute"},
+		{"relative path", "file: /var/lib/orama/cluster.db", "file: cluster.db", "absolute"},
+		{"unknown store", "engine: sqlite", "engine: papyrus", "store"},
+		{"rqlite without urls", "{engine: sqlite, file: /var/lib/orama/cluster.db}", "{engine: rqlite}", "urls"},
+		{"password in a url", "{engine: sqlite, file: /var/lib/orama/cluster.db}", "{engine: rqlite, urls: [\"http://u:p@10.0.0.1:4001\"]}", "without a password"},
+		{"files without key", "{mode: authority, authority: /var/lib/orama}", "{mode: files, cert: /c.pem}", "certificates"},
+		{"unknown supervisor", "turn:", "supervisor: cron\nturn:", "supervisor"},
+		{"unknown firewall", "turn:", "firewall: moat\nturn:", "firewall"},
+		{"a mesh without key", "turn:", "mesh: {wireguard: auto}\nturn:", "private_key"},
+		{"dns without an address", "turn:", "dns: {mode: serve}\nturn:", "listen"},
+		{"dns without a port", "turn:", "dns: {mode: serve, listen: [\"203.0.113.1\"]}\nturn:", "HOST:PORT"},
+		{"olric without addresses", "turn:", "cache: {engine: olric}\nturn:", "addresses"},
 		{"url style", "urls: ip", "urls: carrier-pigeon", "turn.urls"},
 		{"no gateway", "url: http://127.0.0.11:8080", "url: \"\"", "gateway"},
 		{"demo namespace", "turn:", "demo: {namespace: \"Not Valid\"}\nturn:", "demo.namespace"},

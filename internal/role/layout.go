@@ -155,7 +155,9 @@ func (l *layout) writeNodes(public netip.Addr) error {
 		c := config.Node{
 			ID: id, BaseDomain: localBase, PublicIP: ip,
 			MeshIP: netip.AddrFrom4([4]byte{127, 10, 0, byte(i)}), MeshCIDR: localMesh,
-			DataDir: l.nodeDir(id), Database: l.path("cluster.db"), ClusterKey: l.path("cluster.key"), Authority: l.dir,
+			DataDir: l.nodeDir(id), ClusterKey: l.path("cluster.key"),
+			Store:        config.Store{Engine: "sqlite", File: l.path("cluster.db")},
+			Certificates: config.Certificates{Mode: "authority", Authority: l.dir},
 			Gateway: config.Gateway{
 				URL:          "http://" + hostPort(ip, localHTTP),
 				HTTP:         []string{hostPort(ip, localHTTP)},

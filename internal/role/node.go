@@ -75,10 +75,10 @@ func newHost(ctx context.Context, cfg config.Node, runDir string, log *slog.Logg
 	if err := h.checkManifest(); err != nil {
 		return nil, err
 	}
-	if h.ca, err = cert.LoadAuthority(cfg.Authority); err != nil {
+	if h.ca, err = cert.LoadAuthority(cfg.Certificates.Authority); err != nil {
 		return nil, err
 	}
-	if h.store, err = store.Open(ctx, cfg.Database); err != nil {
+	if h.store, err = store.Open(ctx, cfg.Store.File); err != nil {
 		return nil, fmt.Errorf("records: %w", err)
 	}
 	if err := h.assemble(); err != nil {

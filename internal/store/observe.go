@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"orama.network/orama"
@@ -11,27 +12,36 @@ import (
 // take one older than 15 s for unknown.
 const refreshAfter = 5 * time.Second
 
-// Heartbeat says that a node's agent is alive, and records the node where it is new or changed. Only the latter
-// is a new revision.
+// Heartbeat says that a node's agent is alive and what it reports, and records the node where it is new or changed.
+// Only the latter is a new revision.
 func (s *Store) Heartbeat(ctx context.Context, n orama.Node, now time.Time) error {
-	old, err := one(ctx, s.f, node, stmt(anyRows,
-		`SELECT id, public_ip, mesh_ip, zone, gateway_url, heartbeat FROM nodes WHERE id = ?`, string(n.ID)))
+	old, err := one(ctx, s.f, node, stmt(anyRows, selectNodes+` WHERE id = ?`, string(n.ID)))
 	if err != nil && orama.KindOf(err) != orama.KindNotFound {
 		return err
 	}
-	n.Heartbeat = old.Heartbeat
-	if err == nil && n == old {
-		return s.f.write(ctx, []statement{stmt(1, `UPDATE nodes SET heartbeat = ? WHERE id = ?`, micros(now), string(n.ID))})
+	report, err2 := json.Marshal(n.Report)
+	if err2 != nil {
+		return orama.Errorf(orama.KindInvalid, "invalid_report", "the node's report cannot be written: %v", err2)
+	}
+	if err == nil && identity(n) == identity(old) {
+		return s.f.write(ctx, []statement{stmt(1, `UPDATE nodes SET heartbeat = ?, report = ? WHERE id = ?`, micros(now), string(report), string(n.ID))})
 	}
 	return s.f.write(ctx, []statement{
 		stmt(1, `UPDATE meta SET value = value + 1 WHERE key = 'revision'`),
-		stmt(1, `INSERT INTO nodes (id, public_ip, mesh_ip, zone, gateway_url, heartbeat) VALUES (?, ?, ?, ?, ?, ?)
+		stmt(1, `INSERT INTO nodes (id, public_ip, mesh_ip, zone, gateway_url, heartbeat, mesh_key, mesh_endpoint, report)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET public_ip = excluded.public_ip, mesh_ip = excluded.mesh_ip, zone = excluded.zone,
-				gateway_url = excluded.gateway_url, heartbeat = excluded.heartbeat`,
-			string(n.ID), n.PublicIP.String(), n.MeshIP.String(), n.Zone, n.GatewayURL, micros(now)),
+				gateway_url = excluded.gateway_url, heartbeat = excluded.heartbeat, mesh_key = excluded.mesh_key,
+				mesh_endpoint = excluded.mesh_endpoint, report = excluded.report`,
+			string(n.ID), n.PublicIP.String(), n.MeshIP.String(), n.Zone, n.GatewayURL, micros(now), n.MeshKey, n.MeshEndpoint, string(report)),
 		stmt(anyRows, `UPDATE webrtc_port_allocations SET address = ? WHERE node = ? AND address <> ?`,
 			n.MeshIP.String(), string(n.ID), n.MeshIP.String()),
 	})
+}
+
+// identity is what makes a node another one when it changes.
+func identity(n orama.Node) [7]string {
+	return [7]string{string(n.ID), n.PublicIP.String(), n.MeshIP.String(), n.Zone, n.GatewayURL, n.MeshKey, n.MeshEndpoint}
 }
 
 // Observe records what an agent saw. It is no new revision, and costs a write only when something is new or what is

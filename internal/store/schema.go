@@ -1,7 +1,7 @@
 package store
 
 // schemaVersion is kept in meta. A file of a later version is refused, not guessed at.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // Times are microseconds since 1970, 0 for none: below 2^53, so that JSON numbers carry them exactly.
 // Booleans are 0 and 1.
@@ -15,7 +15,10 @@ var schema = []string{
 		mesh_ip TEXT NOT NULL,
 		zone TEXT NOT NULL,
 		gateway_url TEXT NOT NULL,
-		heartbeat INTEGER NOT NULL)`,
+		heartbeat INTEGER NOT NULL,
+		mesh_key TEXT NOT NULL DEFAULT '',
+		mesh_endpoint TEXT NOT NULL DEFAULT '',
+		report TEXT NOT NULL DEFAULT '{}')`,
 	`CREATE TABLE IF NOT EXISTS namespaces (
 		id TEXT NOT NULL PRIMARY KEY,
 		created_at INTEGER NOT NULL,
@@ -85,5 +88,14 @@ var schema = []string{
 	`CREATE INDEX IF NOT EXISTS events_at ON events (at, id)`,
 	// The first revision is 1, so that a change without a base is a conflict.
 	`INSERT INTO meta (key, value) VALUES ('revision', 1) ON CONFLICT (key) DO NOTHING`,
-	`INSERT INTO meta (key, value) VALUES ('schema', 1) ON CONFLICT (key) DO NOTHING`,
+	`INSERT INTO meta (key, value) VALUES ('schema', 2) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
+}
+
+// migrations[v] leads from schema v to v+1. The statements of schema follow, for the tables that are new.
+var migrations = map[int64][]string{
+	1: {
+		`ALTER TABLE nodes ADD COLUMN mesh_key TEXT NOT NULL DEFAULT ''`,
+		`ALTER TABLE nodes ADD COLUMN mesh_endpoint TEXT NOT NULL DEFAULT ''`,
+		`ALTER TABLE nodes ADD COLUMN report TEXT NOT NULL DEFAULT '{}'`,
+	},
 }

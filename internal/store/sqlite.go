@@ -138,11 +138,23 @@ func (f *file) prepare(ctx context.Context) error {
 	case version == schemaVersion:
 		return nil
 	}
-	batch := make([]statement, len(schema))
-	for i, s := range schema {
-		batch[i] = stmt(anyRows, s)
+	// Others may be migrating the same file: the version is what it was, or somebody was first.
+	batch := []statement{}
+	if version > 0 {
+		batch = append(batch, stmt(1, `UPDATE meta SET value = ? WHERE key = 'schema' AND value = ?`, int64(schemaVersion), version))
 	}
-	return f.exec(ctx, batch)
+	for v := version; v > 0 && v < schemaVersion; v++ {
+		for _, s := range migrations[v] {
+			batch = append(batch, stmt(anyRows, s))
+		}
+	}
+	for _, s := range schema {
+		batch = append(batch, stmt(anyRows, s))
+	}
+	if err := f.exec(ctx, batch); !errors.Is(err, orama.ErrConflict) {
+		return err
+	}
+	return f.prepare(ctx)
 }
 
 func (f *file) version(ctx context.Context) (int64, error) {

@@ -45,7 +45,7 @@ const selectNamespaces = `SELECT n.id, n.created_at, n.allowed_origins, n.closed
 func (s *Store) Cluster(ctx context.Context) (orama.Cluster, error) {
 	got, err := s.f.read(ctx,
 		stmt(anyRows, selectRevision),
-		stmt(anyRows, `SELECT id, public_ip, mesh_ip, zone, gateway_url, heartbeat FROM nodes ORDER BY id`),
+		stmt(anyRows, selectNodes+` ORDER BY id`),
 		stmt(anyRows, selectNamespaces+` ORDER BY n.id`),
 		stmt(anyRows, `SELECT namespace, node, role, desired, state, since, at, detail, boot FROM webrtc_instances
 			ORDER BY namespace, node, role`),
@@ -78,9 +78,13 @@ func address(text string) netip.Addr {
 	return a
 }
 
+const selectNodes = `SELECT id, public_ip, mesh_ip, zone, gateway_url, heartbeat, mesh_key, mesh_endpoint, report FROM nodes`
+
 func node(r row) orama.Node {
-	return orama.Node{ID: orama.NodeID(r.str(0)), PublicIP: address(r.str(1)), MeshIP: address(r.str(2)), Zone: r.str(3),
-		GatewayURL: r.str(4), Heartbeat: r.time(5)}
+	n := orama.Node{ID: orama.NodeID(r.str(0)), PublicIP: address(r.str(1)), MeshIP: address(r.str(2)), Zone: r.str(3),
+		GatewayURL: r.str(4), Heartbeat: r.time(5), MeshKey: r.str(6), MeshEndpoint: r.str(7)}
+	_ = json.Unmarshal([]byte(r.str(8)), &n.Report) // written by Heartbeat; anything else reports nothing
+	return n
 }
 
 func namespace(r row) orama.Namespace {
