@@ -99,12 +99,17 @@ type Gateway struct {
 	HTTP         []string `yaml:"http"`                    // host:port, each must bind
 	HTTPOptional []string `yaml:"http_optional,omitempty"` // host:port, left out where they do not bind
 	HTTPS        string   `yaml:"https"`                   // host:port; also the backend of a shared 443
-	LocalOrigins bool     `yaml:"local_origins"`           // pages of http://localhost:* and http://127.0.0.1:* may call
+	// TrustedProxies are networks of reverse proxies whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies,omitempty"`
+	LocalOrigins   bool           `yaml:"local_origins"` // pages of http://localhost:* and http://127.0.0.1:* may call
 }
 
 // TURN configures how relays are named to clients.
 type TURN struct {
 	URLs string `yaml:"urls"` // "ip" or "name"
+	// HTTPS says who has 443/tcp: "shared" (as for ""): TURN, which passes what is not for it to the gateway; "off":
+	// another server of this host, and TURN over TLS is on 5349 alone.
+	HTTPS string `yaml:"https,omitempty"`
 }
 
 // Demo opens the demo page to whoever holds an invitation.

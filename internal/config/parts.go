@@ -22,6 +22,7 @@ func (c Node) validateParts() error {
 		{"firewall", oneOf(c.Firewall, "", "none", "ufw")},
 		{"dns", c.DNS.validate()},
 		{"certificates", c.Certificates.validate()},
+		{"turn.https", oneOf(c.TURN.HTTPS, "", "shared", "off")},
 	} {
 		if part.err != nil {
 			return fmt.Errorf("%s: %w", part.name, part.err)

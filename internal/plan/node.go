@@ -15,6 +15,8 @@ type Local struct {
 	URLStyle     string // StyleIP or StyleName
 	MeshCIDR     netip.Prefix
 	HTTPSBackend string                                   // see TURNSpec
+	HTTPSProxy   bool                                     // see TURNSpec
+	NoTCP443     bool                                     // see TURNSpec; clients are given 5349 instead
 	CertPEM      string                                   // see TURNSpec
 	KeyPEM       string                                   // see TURNSpec
 	TicketKey    string                                   // see SFUSpec
@@ -79,7 +81,7 @@ func TURN(c orama.Cluster, node orama.NodeID, l Local) (TURNSpec, bool) {
 		return TURNSpec{}, false
 	}
 	s := TURNSpec{Node: node, PublicIP: n.PublicIP, RelayIP: n.MeshIP, Realm: l.BaseDomain,
-		HTTPSBackend: l.HTTPSBackend, CertPEM: l.CertPEM, KeyPEM: l.KeyPEM, Tenants: []TenantSpec{}}
+		HTTPSBackend: l.HTTPSBackend, HTTPSProxy: l.HTTPSProxy, NoTCP443: l.NoTCP443, CertPEM: l.CertPEM, KeyPEM: l.KeyPEM, Tenants: []TenantSpec{}}
 	for _, i := range mine {
 		ns, _ := namespaceOf(c, i.Namespace)
 		if secret, ok := l.secret(ns); ok {

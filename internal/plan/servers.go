@@ -50,12 +50,12 @@ func Servers(c orama.Cluster, ns orama.NamespaceID, l Local) []orama.TURNServer 
 	if l.URLStyle == StyleName {
 		secure = append([]string{turnName(ns, l.BaseDomain, 0)}, named...)
 	}
-	return list(plain, named, secure, l.URLStyle == StyleName)
+	return list(plain, named, secure, l.URLStyle == StyleName, l.NoTCP443)
 }
 
 // list writes the URLs (RFC 7065). 5349 and DTLS are only for who asks: Chromium and Firefox speak
 // TLS over TCP to `turns:HOST:443?transport=udp`, and each further URL costs a browser an allocation.
-func list(plain, named, secure []string, tlsByDefault bool) []orama.TURNServer {
+func list(plain, named, secure []string, tlsByDefault, noTCP443 bool) []orama.TURNServer {
 	var out []orama.TURNServer
 	add := func(transport, format string, def bool, hosts []string) {
 		for _, h := range hosts {
@@ -65,6 +65,10 @@ func list(plain, named, secure []string, tlsByDefault bool) []orama.TURNServer {
 	add(TransportUDP, "turn:%s?transport=udp", true, plain)
 	add(TransportDTLS, "turns:%s:443?transport=udp", false, named)
 	add(TransportTCP, "turn:%s?transport=tcp", true, plain)
+	if noTCP443 {
+		add(TransportTLS, "turns:%s:5349?transport=tcp", tlsByDefault, secure)
+		return out
+	}
 	add(TransportTLS, "turns:%s:5349?transport=tcp", false, named)
 	add(TransportTLS, "turns:%s:443?transport=tcp", tlsByDefault, secure)
 	return out

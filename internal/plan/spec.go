@@ -15,6 +15,8 @@ type TURNSpec struct {
 	RelayIP      netip.Addr   `json:"relay_ip"`      // relay sockets are bound and advertised here: the mesh address
 	Realm        string       `json:"realm"`         // RFC 8489 realm, the base domain
 	HTTPSBackend string       `json:"https_backend"` // host:port for 443/tcp connections whose SNI is not turn*; "" closes them
+	HTTPSProxy   bool         `json:"https_proxy"`   // the backend is told the client's address first, by the PROXY protocol version 2
+	NoTCP443     bool         `json:"no_tcp_443"`    // 443/tcp belongs to another server of this host
 	CertPEM      string       `json:"cert_pem"`      // chain, leaf first
 	KeyPEM       string       `json:"key_pem"`
 	Tenants      []TenantSpec `json:"tenants"`

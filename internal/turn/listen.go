@@ -29,7 +29,7 @@ type listener struct {
 }
 
 // bind opens all listeners or none. One that this user may not bind is left out.
-func (s *Server) bind(ip netip.Addr, p Ports) ([]*listener, error) {
+func (s *Server) bind(ip netip.Addr, p Ports, noTCP443 bool) ([]*listener, error) {
 	wanted := []struct {
 		transport, proto string
 		port             uint16
@@ -40,6 +40,9 @@ func (s *Server) bind(ip netip.Addr, p Ports) ([]*listener, error) {
 		{transportTLS, "tcp", p.TLS, s.opener(s.serveTLS)},
 		{transportDTLS, "udp", p.HTTPS, s.openDTLS},
 		{transportTLS, "tcp", p.HTTPS, s.opener(s.serveShared)},
+	}
+	if noTCP443 {
+		wanted = wanted[:len(wanted)-1]
 	}
 	var bound []*listener
 	for _, w := range wanted {

@@ -44,7 +44,7 @@ type Server struct {
 	// Swapped by later Applies under mu, read without it.
 	table   atomic.Pointer[map[orama.NamespaceID]*tenant]
 	cert    certificate
-	backend atomic.Pointer[string]
+	backend atomic.Pointer[httpsBackend]
 
 	draining atomic.Bool
 	clients  tally    // relays by client
@@ -109,7 +109,7 @@ func (s *Server) Apply(spec plan.TURNSpec) error {
 		}
 	}
 	s.cert.current.Store(cert)
-	s.backend.Store(&spec.HTTPSBackend)
+	s.backend.Store(&httpsBackend{spec.HTTPSBackend, spec.HTTPSProxy})
 	s.setTenants(spec.Tenants)
 	return nil
 }
@@ -119,8 +119,8 @@ func (s *Server) start(spec plan.TURNSpec) error {
 	s.limits = s.Limits.orDefaults()
 	s.answers = newBudget(s.limits.Answers, s.limits.AnswerBurst)
 	s.realm, s.publicIP, s.relayIP = spec.Realm, spec.PublicIP, spec.RelayIP
-	s.backend.Store(&spec.HTTPSBackend)
-	bound, err := s.bind(spec.PublicIP, s.Ports.orStandard())
+	s.backend.Store(&httpsBackend{spec.HTTPSBackend, spec.HTTPSProxy})
+	bound, err := s.bind(spec.PublicIP, s.Ports.orStandard(), spec.NoTCP443)
 	if err != nil {
 		return err
 	}

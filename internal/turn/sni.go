@@ -9,6 +9,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // serveShared serves one connection to 443/tcp: TURN for names whose first label is turn or begins
@@ -81,6 +83,12 @@ func (s *Server) splice(c net.Conn, read []byte) {
 	}
 	defer b.Close()
 	defer context.AfterFunc(s.ctx, func() { b.Close() })()
+	if s.backend.Load().proxy {
+		head := proxyproto.HeaderProxyFromAddrs(2, c.RemoteAddr(), c.LocalAddr())
+		if _, err := head.WriteTo(b); err != nil {
+			return
+		}
+	}
 	if _, err := b.Write(read); err != nil {
 		return
 	}
@@ -105,8 +113,14 @@ func pump(to, from net.Conn) {
 	to.SetReadDeadline(time.Now().Add(halfClosed)) //nolint:errcheck // it may have gone
 }
 
+// httpsBackend is where the rest of 443/tcp goes.
+type httpsBackend struct {
+	addr  string
+	proxy bool
+}
+
 func (s *Server) dialBackend() (net.Conn, error) {
-	backend := *s.backend.Load()
+	backend := s.backend.Load().addr
 	if backend == "" {
 		return nil, errRefused
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pion/dtls/v3"
+	"github.com/pires/go-proxyproto"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 )
@@ -207,5 +208,34 @@ func TestClientHelloName(t *testing.T) {
 	for n := range len(hello) {
 		_, _, ok := clientHello(&pieces{Reader: bytes.NewReader(hello[:n]), step: 1000})
 		require.False(t, ok, "%d bytes are no ClientHello", n)
+	}
+}
+
+// The backend learns who the client is, or its limits would count all of them as one.
+func TestSharedPortAnnouncesTheClient(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	announced := &proxyproto.Listener{Listener: l, ReadHeaderTimeout: patience}
+	defer announced.Close()
+	from := make(chan string, 1)
+	go func() {
+		c, err := announced.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		from <- c.RemoteAddr().String()
+	}()
+	h := newHost(t, func(h *host) { h.spec.HTTPSBackend, h.spec.HTTPSProxy = l.Addr().String(), true })
+	c, err := net.Dial("tcp4", h.at(testPorts.HTTPS))
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write(recordedHello("ns-alpha.orama.test"))
+	require.NoError(t, err)
+	select {
+	case got := <-from:
+		require.Equal(t, c.LocalAddr().String(), got)
+	case <-time.After(patience):
+		t.Fatal("the backend was not reached")
 	}
 }
