@@ -60,6 +60,10 @@ type NodeReport struct {
 	LinkSpeed       uint64            `json:"link_speed"`       // bits a second; 0: unknown
 	Busy            []PortRange       `json:"busy,omitempty"`   // ports of our ranges that strangers hold on the mesh address
 	Checks          map[string]string `json:"checks,omitempty"` // prerequisite ("store", "cache", "gateway") to "", or why it does not serve
+
+	// Used says when each instance of the node, "sfu/NAMESPACE" or "turn/NAMESPACE", last served its agent as it
+	// would a client: by a real join, a real Allocate.
+	Used map[string]time.Time `json:"used,omitempty"`
 }
 
 // Namespace is one tenant.
