@@ -54,6 +54,10 @@ type cluster struct {
 	took  time.Duration // from the start of the binary to the line
 	where []instance    // of the namespace, see placed
 
+	host   *labHost // where commands are given; nil: here
+	driver *driver  // of the browsers; nil: the shared one
+	site   string   // where participant.html is served from; "": a server of our own
+
 	cmd    *exec.Cmd
 	log    string // file of its standard error
 	exited chan struct{}
@@ -208,6 +212,9 @@ func (c *cluster) pid(t testing.TB, kind, node string) int {
 // orama runs one command of the binary against the cluster.
 func (c *cluster) orama(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	if c.host != nil {
+		return c.host.orama(t, args...)
+	}
 	return run(t, append(args, "--data-dir", c.dir)...)
 }
 

@@ -36,10 +36,14 @@ type reply struct {
 	Error string          `json:"error"`
 }
 
-func startDriver(t testing.TB) *driver {
+// startDriver starts one, whose browsers live in a network namespace; "" is the tests' own.
+func startDriver(t testing.TB, ns string) *driver {
 	t.Helper()
 	d := &driver{waiting: map[int]chan reply{}, opened: map[string]bool{}}
 	d.cmd = exec.Command("node", "browsers.mjs")
+	if ns != "" {
+		d.cmd = exec.Command("ip", "netns", "exec", ns, "node", "browsers.mjs")
+	}
 	d.cmd.Stderr = os.Stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var err error
@@ -115,14 +119,18 @@ func (d *driver) close() {
 
 // browser gives a running browser of a kind that trusts the cluster's development authority.
 // Browsers are shared by tests; a new authority gets a new one.
-func (c *cluster) browser(t testing.TB, kind string) string {
+func (c *cluster) browser(t testing.TB, kind string) (*driver, string) {
 	t.Helper()
-	if shared.driver == nil {
-		shared.driver = startDriver(t)
+	d := c.driver
+	if d == nil {
+		if shared.driver == nil {
+			shared.driver = startDriver(t, "")
+		}
+		d = shared.driver
 	}
 	name := kind + " for " + filepath.Base(c.dir)
-	if shared.driver.opened[name] {
-		return name
+	if d.opened[name] {
+		return d, name
 	}
 	home := filepath.Join(os.Getenv(workEnv), "home-"+kind+"-"+filepath.Base(c.dir))
 	db := home
@@ -140,18 +148,19 @@ func (c *cluster) browser(t testing.TB, kind string) string {
 	executable, err := exec.LookPath(kind)
 	require.NoError(t, err, "`make deps` installs the browsers")
 	var version string
-	require.NoError(t, shared.driver.call("launch", map[string]any{
+	require.NoError(t, d.call("launch", map[string]any{
 		"browser": name, "kind": map[string]string{chromium: "chromium", firefox: "firefox"}[kind],
 		"executable": executable, "home": home,
 	}, &version))
 	t.Logf("started %s", version)
-	shared.driver.opened[name] = true
-	return name
+	d.opened[name] = true
+	return d, name
 }
 
 // page is one tab.
 type page struct {
 	t    testing.TB
+	d    *driver
 	name string
 	open bool
 }
@@ -159,16 +168,17 @@ type page struct {
 // visit opens a tab at url. It is closed with the test.
 func (c *cluster) visit(t testing.TB, kind, name, url string) *page {
 	t.Helper()
-	return visitIn(t, c.browser(t, kind), name, url, nil)
+	return c.visitWith(t, kind, name, url, nil)
 }
 
-// visitIn is visit with more of the driver's wishes: a "viewport", a script to "init" the page with.
-func visitIn(t testing.TB, browser, name, url string, wishes map[string]any) *page {
+// visitWith is visit with more of the driver's wishes: a "viewport", a script to "init" the page with.
+func (c *cluster) visitWith(t testing.TB, kind, name, url string, wishes map[string]any) *page {
 	t.Helper()
-	p := &page{t: t, name: t.Name() + " " + name, open: true}
+	d, browser := c.browser(t, kind)
+	p := &page{t: t, d: d, name: t.Name() + " " + name, open: true}
 	args := map[string]any{"browser": browser, "page": p.name, "url": url}
 	maps.Copy(args, wishes)
-	require.NoError(t, shared.driver.call("open", args, nil))
+	require.NoError(t, d.call("open", args, nil))
 	t.Cleanup(p.close)
 	return p
 }
@@ -176,7 +186,7 @@ func visitIn(t testing.TB, browser, name, url string, wishes map[string]any) *pa
 func (p *page) close() {
 	if p.open {
 		p.open = false
-		if err := shared.driver.call("close", map[string]any{"page": p.name}, nil); err != nil {
+		if err := p.d.call("close", map[string]any{"page": p.name}, nil); err != nil {
 			p.t.Logf("close %s: %v", p.name, err)
 		}
 	}
@@ -188,7 +198,7 @@ func (p *page) eval(into any, body string, args ...any) {
 	if args == nil {
 		args = []any{}
 	}
-	err := shared.driver.call("eval", map[string]any{"page": p.name, "body": body, "args": args}, into)
+	err := p.d.call("eval", map[string]any{"page": p.name, "body": body, "args": args}, into)
 	if err != nil {
 		p.t.Fatalf("%s: %v\nin: %.300s", p.name, err, body)
 	}
@@ -221,7 +231,7 @@ func (p *page) until(within time.Duration, what, expression string, args ...any)
 // state describes the page's media for a failure.
 func (p *page) state() string {
 	var raw json.RawMessage
-	if err := shared.driver.call("eval", map[string]any{"page": p.name, "body": "return __probe.state()", "args": []any{}}, &raw); err != nil {
+	if err := p.d.call("eval", map[string]any{"page": p.name, "body": "return __probe.state()", "args": []any{}}, &raw); err != nil {
 		return err.Error()
 	}
 	return string(raw)

@@ -36,7 +36,7 @@ func (c *cluster) visitDemo(t testing.TB, kind, name, room, query string, wishes
 		u.Path, u.RawQuery = "/demo/", query
 	}
 	link := u.String() + "&room=" + room
-	p := visitIn(t, c.browser(t, kind), name, link, wishes)
+	p := c.visitWith(t, kind, name, link, wishes)
 	p.until(10*time.Second, "one sees oneself", "document.querySelector('[data-testid=preview]')?.videoWidth > 0")
 	p.until(10*time.Second, "the devices are listed", "document.querySelector('[data-testid=device-microphone]')?.options.length > 0")
 	p.eval(nil, `const name = document.querySelector('[data-testid=name-input]');
@@ -94,6 +94,6 @@ func TestScreenshot(t *testing.T) {
 	}
 	ada.eval(nil, `document.querySelectorAll('[data-testid=tile]:not([data-own]) [data-testid=tile-info]')[0].click()`)
 	ada.until(5*time.Second, "the path is shown", "[...document.querySelectorAll('[data-testid=path-rtt]')].some((e) => /\\d/.test(e.textContent))")
-	require.NoError(t, shared.driver.call("screenshot", map[string]any{"page": ada.name, "path": path}, nil))
+	require.NoError(t, ada.d.call("screenshot", map[string]any{"page": ada.name, "path": path}, nil))
 	t.Logf("wrote %s", path)
 }

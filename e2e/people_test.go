@@ -33,6 +33,9 @@ type meeting struct {
 
 func (c *cluster) meeting(t testing.TB, namespace, room string, transports ...string) *meeting {
 	t.Helper()
+	if c.site != "" {
+		return &meeting{t: t, c: c, namespace: namespace, room: room, transports: transports, site: c.site}
+	}
 	site := httptest.NewServer(http.FileServer(http.Dir(".")))
 	t.Cleanup(site.Close)
 	return &meeting{t: t, c: c, namespace: namespace, room: room, transports: transports, site: site.URL}
