@@ -180,6 +180,14 @@ type DNSRecord struct {
 	TTL   int        `json:"ttl"` // seconds
 }
 
+// TXTRecord is a row of dns_txt: text under a name of the base domain, such as the answer to an ACME challenge.
+type TXTRecord struct {
+	Name    string    `json:"name"`    // fully qualified, no trailing dot
+	Value   string    `json:"value"`   // 1 to 255 bytes
+	TTL     int       `json:"ttl"`     // seconds
+	Expires time.Time `json:"expires"` // gone by then, though nobody removed it
+}
+
 // Event is a row of events: something an operator may ask about later.
 type Event struct {
 	ID        string      `json:"id"`
