@@ -168,7 +168,7 @@ type Room struct {
 type APIKey struct {
 	ID         string      `json:"id"`
 	Namespace  NamespaceID `json:"namespace"`
-	Role       string      `json:"role"` // "owner" or "member"
+	Role       string      `json:"role"` // "owner" or "member"; "operator", of no namespace, is for the whole cluster
 	SecretHash string      `json:"-"`    // hex SHA-256 of the secret part
 	CreatedAt  time.Time   `json:"created_at"`
 }
@@ -214,6 +214,7 @@ type Change struct {
 	PutNamespaces    []Namespace   // insert or replace, WebRTC configuration included
 	DeleteNamespaces []NamespaceID // with keys, rooms, instances, ports and records
 	PutKeys          []APIKey
+	DeleteKeys       []string   // by id; one that is not there is no conflict
 	PutInstances     []Instance // insert, or change Desired; takes the ports
 	DeleteInstances  []Instance // gives the ports back
 	PutDNS           []DNSRecord

@@ -14,8 +14,9 @@ import (
 
 // The roles of an API key.
 const (
-	RoleOwner  = "owner"  // may create and close rooms and mint admin tokens
-	RoleMember = "member" // may join, list rooms and mint tokens for users
+	RoleOwner    = "owner"    // may create and close rooms and mint admin tokens
+	RoleMember   = "member"   // may join, list rooms and mint tokens for users
+	RoleOperator = "operator" // of no namespace: may do what the operator of the cluster may, and nothing in a namespace
 )
 
 // The parts of a key are lower-case base32 without padding, so that '_' separates and a key

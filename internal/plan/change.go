@@ -112,7 +112,7 @@ func event(base int64, at time.Time, kind string, ns orama.NamespaceID, detail s
 
 // Empty reports whether a change changes nothing, so that it need not be committed.
 func Empty(ch orama.Change) bool {
-	return len(ch.PutNamespaces)+len(ch.DeleteNamespaces)+len(ch.PutKeys)+len(ch.PutInstances)+len(ch.DeleteInstances)+
+	return len(ch.PutNamespaces)+len(ch.DeleteNamespaces)+len(ch.PutKeys)+len(ch.DeleteKeys)+len(ch.PutInstances)+len(ch.DeleteInstances)+
 		len(ch.PutDNS)+len(ch.DeleteDNS)+len(ch.DeleteRoomsOf)+len(ch.Events) == 0
 }
 
