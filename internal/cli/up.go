@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"orama.network/orama"
-	"orama.network/orama/internal/config"
 	"orama.network/orama/internal/role"
 )
 
@@ -100,33 +99,6 @@ func (a *app) welcome(r role.LocalReady) {
 	a.say("Data, logs %s", r.DataDir)
 	a.say("Next       orama namespace create myapp")
 	a.say("Stop       Ctrl-C")
-}
-
-func (a *app) node() *cobra.Command {
-	var file, runDir string
-	var parent int
-	run := &cobra.Command{
-		Use: "run", Short: "Run this host's agent and gateway", Args: args(cobra.NoArgs),
-		Example: "  orama node run --config /etc/orama/node.yaml",
-		RunE: func(c *cobra.Command, _ []string) error {
-			if file == "" {
-				return usage(c, errors.New("--config is needed"))
-			}
-			cfg, err := config.Load(file)
-			if err != nil {
-				return orama.Errorf(orama.KindInvalid, "invalid_config", "%v", err)
-			}
-			if runDir == "" {
-				runDir = cfg.DataDir
-			}
-			return role.Node(c.Context(), cfg, runDir, parent, a.logger(slog.LevelInfo))
-		},
-	}
-	run.Flags().StringVar(&file, "config", "", "the node's configuration file (required)")
-	run.Flags().StringVar(&runDir, "run-dir", "", "directory for Unix sockets (default the data directory)")
-	run.Flags().IntVar(&parent, "parent", 0, "end, units included, when this process does")
-	run.Flags().MarkHidden("parent") //nolint:errcheck // the flag exists
-	return group(&cobra.Command{Use: "node", Short: "Run a host of the cluster"}, run)
 }
 
 // unitFlags are those of a process that an agent starts and configures.
