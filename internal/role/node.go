@@ -78,8 +78,8 @@ func newHost(ctx context.Context, cfg config.Node, runDir string, log *slog.Logg
 	if h.ca, err = cert.LoadAuthority(cfg.Certificates.Authority); err != nil {
 		return nil, err
 	}
-	if h.store, err = store.Open(ctx, cfg.Store.File); err != nil {
-		return nil, fmt.Errorf("records: %w", err)
+	if h.store, err = openRecords(ctx, cfg.Store, log); err != nil {
+		return nil, err
 	}
 	if err := h.assemble(); err != nil {
 		h.store.Close() //nolint:errcheck // the first error is the reason

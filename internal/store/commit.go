@@ -27,7 +27,7 @@ func (s *Store) Commit(ctx context.Context, ch orama.Change) error {
 		return nil
 	}
 	guard := stmt(1, `UPDATE meta SET value = value + 1 WHERE key = 'revision' AND value = ?`, ch.Base)
-	return s.f.write(ctx, append([]statement{guard}, batch...))
+	return s.write(ctx, append([]statement{guard}, batch...))
 }
 
 // changeStatements orders a change so that what is given back can be taken in the same step.
@@ -47,6 +47,9 @@ func changeStatements(ch orama.Change, now time.Time) []statement {
 	}
 	for _, n := range ch.PutNamespaces {
 		b = append(b, putNamespace(n)...)
+	}
+	for _, id := range ch.DeleteKeys {
+		b = append(b, stmt(anyRows, `DELETE FROM api_keys WHERE id = ?`, id))
 	}
 	for _, k := range ch.PutKeys {
 		b = append(b, stmt(1, `INSERT INTO api_keys (id, namespace, role, secret_hash, created_at) VALUES (?, ?, ?, ?, ?)`,

@@ -6,5 +6,6 @@
 // within what both mean alike: no interactive transaction, no default that is not a constant, no
 // function of time or chance. Times and ids come from the caller.
 //
-// Now there is one engine, an SQLite file that the processes of a local cluster share.
+// There are two engines: an SQLite file that the processes of a local cluster share, and RQLite, a cluster of its own that is
+// reached over HTTP. What both must mean alike is written down as one suite of tests.
 package store

@@ -15,7 +15,7 @@ const refreshAfter = 5 * time.Second
 // Heartbeat says that a node's agent is alive and what it reports, and records the node where it is new or changed.
 // Only the latter is a new revision.
 func (s *Store) Heartbeat(ctx context.Context, n orama.Node, now time.Time) error {
-	old, err := one(ctx, s.f, node, stmt(anyRows, selectNodes+` WHERE id = ?`, string(n.ID)))
+	old, err := one(ctx, s, node, stmt(anyRows, selectNodes+` WHERE id = ?`, string(n.ID)))
 	if err != nil && orama.KindOf(err) != orama.KindNotFound {
 		return err
 	}
@@ -24,9 +24,9 @@ func (s *Store) Heartbeat(ctx context.Context, n orama.Node, now time.Time) erro
 		return orama.Errorf(orama.KindInvalid, "invalid_report", "the node's report cannot be written: %v", err2)
 	}
 	if err == nil && identity(n) == identity(old) {
-		return s.f.write(ctx, []statement{stmt(1, `UPDATE nodes SET heartbeat = ?, report = ? WHERE id = ?`, micros(now), string(report), string(n.ID))})
+		return s.write(ctx, []statement{stmt(1, `UPDATE nodes SET heartbeat = ?, report = ? WHERE id = ?`, micros(now), string(report), string(n.ID))})
 	}
-	return s.f.write(ctx, []statement{
+	return s.write(ctx, []statement{
 		stmt(1, `UPDATE meta SET value = value + 1 WHERE key = 'revision'`),
 		stmt(1, `INSERT INTO nodes (id, public_ip, mesh_ip, zone, gateway_url, heartbeat, mesh_key, mesh_endpoint, report)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -55,7 +55,7 @@ func (s *Store) Observe(ctx context.Context, seen []orama.Observed) error {
 		queries[i] = stmt(anyRows, `SELECT state, since, at, detail, boot FROM webrtc_instances
 			WHERE namespace = ? AND node = ? AND role = ?`, string(o.Namespace), string(o.Node), string(o.Role))
 	}
-	got, err := s.f.read(ctx, queries...)
+	got, err := s.read(ctx, queries...)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (s *Store) Observe(ctx context.Context, seen []orama.Observed) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	return s.f.write(ctx, batch)
+	return s.write(ctx, batch)
 }
 
 func worthWriting(old row, o orama.Observation) bool {

@@ -15,12 +15,12 @@ func room(r row) orama.Room {
 
 // Room reads who owns a room.
 func (s *Store) Room(ctx context.Context, ns orama.NamespaceID, id orama.RoomID) (orama.Room, error) {
-	return one(ctx, s.f, room, stmt(anyRows, selectRooms+` AND room_id = ?`, string(ns), string(id)))
+	return one(ctx, s, room, stmt(anyRows, selectRooms+` AND room_id = ?`, string(ns), string(id)))
 }
 
 // Rooms lists a namespace's rooms by name.
 func (s *Store) Rooms(ctx context.Context, ns orama.NamespaceID) ([]orama.Room, error) {
-	got, err := s.f.read(ctx, stmt(anyRows, selectRooms+` ORDER BY room_id`, string(ns)))
+	got, err := s.read(ctx, stmt(anyRows, selectRooms+` ORDER BY room_id`, string(ns)))
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func (s *Store) Rooms(ctx context.Context, ns orama.NamespaceID) ([]orama.Room, 
 // comes second gets orama.ErrConflict and reads who was first. CreatedAt of the first claim stays. In a namespace
 // without WebRTC there is no room to claim: "webrtc_not_enabled".
 func (s *Store) ClaimRoom(ctx context.Context, r orama.Room) error {
-	err := s.f.write(ctx, []statement{claim(r)})
+	err := s.write(ctx, []statement{claim(r)})
 	if orama.KindOf(err) != orama.KindConflict {
 		return err
 	}
@@ -58,7 +58,7 @@ func claim(r orama.Room) statement {
 // DeleteRoom forgets a room if its epoch is still the given one, or whatever it is for 0. orama.ErrNotFound: it was not there.
 // orama.ErrConflict: it has another epoch.
 func (s *Store) DeleteRoom(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, epoch int64) error {
-	err := s.f.write(ctx, []statement{stmt(1, `DELETE FROM webrtc_rooms WHERE namespace = ? AND room_id = ? AND (? = 0 OR epoch = ?)`,
+	err := s.write(ctx, []statement{stmt(1, `DELETE FROM webrtc_rooms WHERE namespace = ? AND room_id = ? AND (? = 0 OR epoch = ?)`,
 		string(ns), string(id), epoch, epoch)})
 	if orama.KindOf(err) != orama.KindConflict {
 		return err

@@ -1,6 +1,14 @@
 package store
 
-// schemaVersion is kept in meta. A file of a later version is refused, not guessed at.
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"orama.network/orama"
+)
+
+// schemaVersion is kept in meta. Records of a later version is refused, not guessed at.
 const schemaVersion = 2
 
 // Times are microseconds since 1970, 0 for none: below 2^53, so that JSON numbers carry them exactly.
@@ -86,9 +94,24 @@ var schema = []string{
 		node TEXT NOT NULL,
 		detail TEXT NOT NULL)`,
 	`CREATE INDEX IF NOT EXISTS events_at ON events (at, id)`,
+	`CREATE TABLE IF NOT EXISTS dns_txt (
+		name TEXT NOT NULL,
+		value TEXT NOT NULL,
+		ttl INTEGER NOT NULL,
+		expires INTEGER NOT NULL,
+		PRIMARY KEY (name, value))`,
+	`CREATE TABLE IF NOT EXISTS kept_files (
+		path TEXT NOT NULL PRIMARY KEY,
+		content TEXT NOT NULL,
+		modified INTEGER NOT NULL)`,
+	`CREATE TABLE IF NOT EXISTS locks (
+		name TEXT NOT NULL PRIMARY KEY,
+		holder TEXT NOT NULL,
+		until INTEGER NOT NULL)`,
 	// The first revision is 1, so that a change without a base is a conflict.
 	`INSERT INTO meta (key, value) VALUES ('revision', 1) ON CONFLICT (key) DO NOTHING`,
-	`INSERT INTO meta (key, value) VALUES ('schema', 2) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
+	// A migration has set it already; and a later program may just have been first.
+	`INSERT INTO meta (key, value) VALUES ('schema', 2) ON CONFLICT (key) DO NOTHING`,
 }
 
 // migrations[v] leads from schema v to v+1. The statements of schema follow, for the tables that are new.
@@ -98,4 +121,59 @@ var migrations = map[int64][]string{
 		`ALTER TABLE nodes ADD COLUMN mesh_endpoint TEXT NOT NULL DEFAULT ''`,
 		`ALTER TABLE nodes ADD COLUMN report TEXT NOT NULL DEFAULT '{}'`,
 	},
+}
+
+// errLater is of records that a later program has migrated.
+type errLater int64
+
+func (v errLater) Error() string {
+	return fmt.Sprintf("the records have schema %d; this program knows %d: use the version that made them", int64(v), schemaVersion)
+}
+
+// prepareSchema creates the tables, or migrates them. Others may be at it with the same records: whoever comes second
+// finds it done.
+func prepareSchema(ctx context.Context, e engine) error {
+	for {
+		version, err := readVersion(ctx, e)
+		switch {
+		case err != nil:
+			return err
+		case version > schemaVersion:
+			return errLater(version)
+		case version == schemaVersion:
+			return nil
+		}
+		if err := e.write(ctx, migration(version)); !errors.Is(err, orama.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// migration leads from a version, 0 for nothing at all, to the present one.
+func migration(version int64) []statement {
+	var batch []statement
+	if version > 0 {
+		batch = append(batch, stmt(1, `UPDATE meta SET value = ? WHERE key = 'schema' AND value = ?`, int64(schemaVersion), version))
+	}
+	for v := version; v > 0 && v < schemaVersion; v++ {
+		for _, s := range migrations[v] {
+			batch = append(batch, stmt(anyRows, s))
+		}
+	}
+	for _, s := range schema {
+		batch = append(batch, stmt(anyRows, s))
+	}
+	return batch
+}
+
+func readVersion(ctx context.Context, e engine) (int64, error) {
+	got, err := e.read(ctx, stmt(anyRows, `SELECT count(*) FROM sqlite_master WHERE name = 'meta'`))
+	if err != nil || got[0][0].int(0) == 0 {
+		return 0, err
+	}
+	got, err = e.read(ctx, stmt(anyRows, `SELECT value FROM meta WHERE key = 'schema'`))
+	if err != nil || len(got[0]) == 0 {
+		return 0, err
+	}
+	return got[0][0].int(0), nil
 }

@@ -22,74 +22,38 @@ const busyTimeout = 10_000
 // openPatience is how long Open tries while other processes create the same file.
 const openPatience = 15 * time.Second
 
-// anyRows is the expectation of a statement that may touch any number of rows.
-const anyRows = -1
-
-// A statement is one step of a batch. Its arguments are strings and int64s.
-type statement struct {
-	sql    string
-	args   []any
-	expect int64 // rows touched, or anyRows
-}
-
-func stmt(expect int64, sql string, args ...any) statement {
-	return statement{sql: sql, args: args, expect: expect}
-}
-
-// row is one row read; its cells are strings and int64s.
-type row []any
-
-func (r row) str(i int) string { s, _ := r[i].(string); return s }
-func (r row) int(i int) int64  { n, _ := r[i].(int64); return n }
-func (r row) bool(i int) bool  { return r.int(i) != 0 }
-func (r row) time(i int) time.Time {
-	if r.int(i) == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(r.int(i)).UTC()
-}
-
-func micros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
-func bit(b bool) int64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 // file is the SQLite engine. Writers take the lock when they begin, not when they first write: a
 // transaction that starts as a reader and is overtaken can only fail.
 type file struct {
-	w *sql.DB // one connection
-	r *sql.DB
+	path string
+	w    *sql.DB // one connection; nil until prepared
+	r    *sql.DB
 }
 
-func openFile(ctx context.Context, path string) (*file, error) {
-	if err := create(path); err != nil {
-		return nil, unavailable(err)
+func (f *file) prepare(ctx context.Context) error {
+	if err := create(f.path); err != nil {
+		return unavailable(err)
 	}
-	f := &file{}
+	return unavailable(retryBusy(ctx, func() error {
+		if err := f.open(ctx); err != nil {
+			return err
+		}
+		return prepareSchema(ctx, f)
+	}))
+}
+
+// retryBusy waits where SQLite does not: while other processes switch the same file to WAL
+// (SQLite's documentation of busy_timeout).
+func retryBusy(ctx context.Context, do func() error) error {
 	deadline := time.Now().Add(openPatience)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		err := f.open(ctx, path)
-		if err == nil {
-			return f, nil
-		}
-		err = errors.Join(err, f.close())
-		// Switching to WAL does not wait for other processes doing the same (SQLite's documentation of
-		// busy_timeout), so waiting is ours.
-		if !isBusy(err) || time.Now().After(deadline) {
-			return nil, unavailable(err)
+		err := do()
+		if err == nil || !isBusy(err) || time.Now().After(deadline) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, unavailable(ctx.Err())
+			return ctx.Err()
 		case <-time.After(wait):
 		}
 	}
@@ -105,8 +69,11 @@ func create(path string) error {
 	return f.Close()
 }
 
-func (f *file) open(ctx context.Context, path string) (err error) {
-	path, err = filepath.Abs(path)
+func (f *file) open(ctx context.Context) (err error) {
+	if err := f.close(); err != nil { // of the attempt before
+		return err
+	}
+	path, err := filepath.Abs(f.path)
 	if err != nil {
 		return err
 	}
@@ -124,49 +91,13 @@ func (f *file) open(ctx context.Context, path string) (err error) {
 	}
 	f.r.SetMaxOpenConns(4)
 	f.r.SetMaxIdleConns(4)
-	return f.prepare(ctx)
+	return nil
 }
 
-// prepare creates the schema unless it is there.
-func (f *file) prepare(ctx context.Context) error {
-	version, err := f.version(ctx)
-	switch {
-	case err != nil:
-		return err
-	case version > schemaVersion:
-		return fmt.Errorf("the records have schema %d; this program knows %d", version, schemaVersion)
-	case version == schemaVersion:
-		return nil
-	}
-	// Others may be migrating the same file: the version is what it was, or somebody was first.
-	batch := []statement{}
-	if version > 0 {
-		batch = append(batch, stmt(1, `UPDATE meta SET value = ? WHERE key = 'schema' AND value = ?`, int64(schemaVersion), version))
-	}
-	for v := version; v > 0 && v < schemaVersion; v++ {
-		for _, s := range migrations[v] {
-			batch = append(batch, stmt(anyRows, s))
-		}
-	}
-	for _, s := range schema {
-		batch = append(batch, stmt(anyRows, s))
-	}
-	if err := f.exec(ctx, batch); !errors.Is(err, orama.ErrConflict) {
-		return err
-	}
-	return f.prepare(ctx)
-}
-
-func (f *file) version(ctx context.Context) (int64, error) {
-	got, err := f.query(ctx, stmt(anyRows, `SELECT count(*) FROM sqlite_master WHERE name = 'meta'`))
-	if err != nil || got[0][0].int(0) == 0 {
-		return 0, err
-	}
-	got, err = f.query(ctx, stmt(anyRows, `SELECT value FROM meta WHERE key = 'schema'`))
-	if err != nil || len(got[0]) == 0 {
-		return 0, err
-	}
-	return got[0][0].int(0), nil
+// check is whether the file can be read. Whether it can be written shows when it is: asking would wait for writers.
+func (f *file) check(ctx context.Context) error {
+	_, err := f.read(ctx, stmt(anyRows, selectRevision))
+	return err
 }
 
 func (f *file) close() error {
@@ -180,7 +111,6 @@ func (f *file) close() error {
 	return err
 }
 
-// read answers several queries from one state of the file.
 func (f *file) read(ctx context.Context, queries ...statement) ([][]row, error) {
 	got, err := f.query(ctx, queries...)
 	if err != nil {
@@ -229,8 +159,6 @@ func rowsOf(ctx context.Context, tx *sql.Tx, q statement) ([]row, error) {
 	return out, rows.Err()
 }
 
-// write does a batch: all of it, or nothing. An expectation that was not met, or a unique index, gives
-// orama.ErrConflict.
 func (f *file) write(ctx context.Context, batch []statement) error {
 	err := f.exec(ctx, batch)
 	var se *sqlite.Error
@@ -277,7 +205,8 @@ func isBusy(err error) bool {
 	return errors.As(err, &se) && (se.Code()&0xff == sqlite3.SQLITE_BUSY || se.Code()&0xff == sqlite3.SQLITE_LOCKED)
 }
 
-func unavailable(err error) error {
-	return &orama.Error{Kind: orama.KindUnavailable, Code: "store_unavailable",
-		Message: "the cluster's records cannot be reached now; try again", Err: err}
+// isDamaged tells a file that will not mend by waiting.
+func isDamaged(err error) bool {
+	var se *sqlite.Error
+	return errors.As(err, &se) && (se.Code()&0xff == sqlite3.SQLITE_NOTADB || se.Code()&0xff == sqlite3.SQLITE_CORRUPT)
 }

@@ -9,28 +9,12 @@ import (
 	"orama.network/orama"
 )
 
-// Store is the cluster's records. Its methods may be called from any goroutine, and several processes may have
-// the same records open. An error is orama.ErrNotFound, orama.ErrConflict, or of kind unavailable.
-type Store struct{ f *file }
-
-// Open opens the records in a file, creating it and its tables where they are missing.
-func Open(ctx context.Context, path string) (*Store, error) {
-	f, err := openFile(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	return &Store{f: f}, nil
-}
-
-// Close ends the use of the records; calls that still run end first.
-func (s *Store) Close() error { return s.f.close() }
-
 const selectRevision = `SELECT value FROM meta WHERE key = 'revision'`
 
 // Revision is the number of the last committed change: of nodes, namespaces, instances, ports and names, not
 // of heartbeats, observations or rooms.
 func (s *Store) Revision(ctx context.Context) (int64, error) {
-	got, err := s.f.read(ctx, stmt(anyRows, selectRevision))
+	got, err := s.read(ctx, stmt(anyRows, selectRevision))
 	if err != nil {
 		return 0, err
 	}
@@ -43,7 +27,7 @@ const selectNamespaces = `SELECT n.id, n.created_at, n.allowed_origins, n.closed
 
 // Cluster reads everything that placement needs, from one moment. Lists are ordered by their keys.
 func (s *Store) Cluster(ctx context.Context) (orama.Cluster, error) {
-	got, err := s.f.read(ctx,
+	got, err := s.read(ctx,
 		stmt(anyRows, selectRevision),
 		stmt(anyRows, selectNodes+` ORDER BY id`),
 		stmt(anyRows, selectNamespaces+` ORDER BY n.id`),
@@ -130,19 +114,19 @@ func instances(rows, ports []row) []orama.Instance {
 
 // Namespace reads one tenant.
 func (s *Store) Namespace(ctx context.Context, id orama.NamespaceID) (orama.Namespace, error) {
-	return one(ctx, s.f, namespace, stmt(anyRows, selectNamespaces+` WHERE n.id = ?`, string(id)))
+	return one(ctx, s, namespace, stmt(anyRows, selectNamespaces+` WHERE n.id = ?`, string(id)))
 }
 
 // APIKey reads a key by the id that its holder shows.
 func (s *Store) APIKey(ctx context.Context, id string) (orama.APIKey, error) {
-	return one(ctx, s.f, func(r row) orama.APIKey {
+	return one(ctx, s, func(r row) orama.APIKey {
 		return orama.APIKey{ID: r.str(0), Namespace: orama.NamespaceID(r.str(1)), Role: r.str(2), SecretHash: r.str(3), CreatedAt: r.time(4)}
 	}, stmt(anyRows, `SELECT id, namespace, role, secret_hash, created_at FROM api_keys WHERE id = ?`, id))
 }
 
 // Events lists the newest events of a namespace, or of all for "", newest first. The limit is at most 1000.
 func (s *Store) Events(ctx context.Context, ns orama.NamespaceID, limit int) ([]orama.Event, error) {
-	got, err := s.f.read(ctx, stmt(anyRows, `SELECT id, at, kind, namespace, node, detail FROM events
+	got, err := s.read(ctx, stmt(anyRows, `SELECT id, at, kind, namespace, node, detail FROM events
 		WHERE ? = '' OR namespace = ? ORDER BY at DESC, id DESC LIMIT ?`, string(ns), string(ns), int64(min(max(limit, 0), 1000))))
 	if err != nil {
 		return nil, err
@@ -154,9 +138,9 @@ func (s *Store) Events(ctx context.Context, ns orama.NamespaceID, limit int) ([]
 }
 
 // one reads a single record, or gives orama.ErrNotFound.
-func one[T any](ctx context.Context, f *file, read func(row) T, q statement) (T, error) {
+func one[T any](ctx context.Context, s *Store, read func(row) T, q statement) (T, error) {
 	var zero T
-	got, err := f.read(ctx, q)
+	got, err := s.read(ctx, q)
 	if err != nil {
 		return zero, err
 	}
