@@ -42,7 +42,7 @@ type Node struct {
 	GatewayURL string     `json:"gateway_url"` // where clients reach its gateway, e.g. "http://127.0.0.11:8080"
 	Heartbeat  time.Time  `json:"heartbeat"`   // last time its agent reached the store
 
-	MeshKey      string     `json:"mesh_key,omitempty"`      // its WireGuard public key, base64; "": the mesh is not ours
+	MeshKey      string     `json:"mesh_key,omitempty"`      // its WireGuard public key, base64, or two and a comma while it changes; "": the mesh is not ours
 	MeshEndpoint string     `json:"mesh_endpoint,omitempty"` // host:port where others reach its WireGuard
 	Report       NodeReport `json:"report,omitzero"`         // with the last heartbeat
 }
@@ -171,6 +171,15 @@ type APIKey struct {
 	Role       string      `json:"role"` // "owner" or "member"; "operator", of no namespace, is for the whole cluster
 	SecretHash string      `json:"-"`    // hex SHA-256 of the secret part
 	CreatedAt  time.Time   `json:"created_at"`
+}
+
+// Invitation is a row of join_tokens: one node may join by it. The token itself is shown once and never kept.
+type Invitation struct {
+	Hash      string    `json:"-"` // hex SHA-256 of the token's secret
+	CreatedAt time.Time `json:"created_at"`
+	Expires   time.Time `json:"expires"`
+	UsedAt    time.Time `json:"used_at,omitzero"` // zero: not yet
+	UsedBy    NodeID    `json:"used_by,omitempty"`
 }
 
 // DNSRecord is a row of dns_records; type A only.

@@ -108,6 +108,12 @@ var schema = []string{
 		name TEXT NOT NULL PRIMARY KEY,
 		holder TEXT NOT NULL,
 		until INTEGER NOT NULL)`,
+	`CREATE TABLE IF NOT EXISTS join_tokens (
+		hash TEXT NOT NULL PRIMARY KEY,
+		created_at INTEGER NOT NULL,
+		expires INTEGER NOT NULL,
+		used_at INTEGER NOT NULL,
+		used_by TEXT NOT NULL)`,
 	// The first revision is 1, so that a change without a base is a conflict.
 	`INSERT INTO meta (key, value) VALUES ('revision', 1) ON CONFLICT (key) DO NOTHING`,
 	// A migration has set it already; and a later program may just have been first.
