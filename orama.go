@@ -229,6 +229,7 @@ type Change struct {
 	PutDNS           []DNSRecord
 	DeleteDNS        []DNSRecord
 	DeleteRoomsOf    []NamespaceID
+	DeleteEventsOf   []NamespaceID // what happened to their WebRTC: events "webrtc.…" and "instance.…"
 	Events           []Event
 }
 

@@ -39,6 +39,9 @@ func changeStatements(ch orama.Change, now time.Time) []statement {
 	for _, ns := range ch.DeleteRoomsOf {
 		b = append(b, stmt(anyRows, `DELETE FROM webrtc_rooms WHERE namespace = ?`, string(ns)))
 	}
+	for _, ns := range ch.DeleteEventsOf {
+		b = append(b, stmt(anyRows, `DELETE FROM events WHERE namespace = ? AND (kind LIKE 'webrtc.%' OR kind LIKE 'instance.%')`, string(ns)))
+	}
 	for _, r := range ch.DeleteDNS {
 		b = append(b, stmt(anyRows, `DELETE FROM dns_records WHERE name = ? AND value = ?`, r.Name, r.Value.String()))
 	}
