@@ -78,7 +78,7 @@ func FuzzGate(f *testing.F) {
 		s := New(discard(), nil)
 		s.realm, s.relayIP, s.limits = realm, netip.MustParseAddr("127.0.0.1"), Limits{}.orDefaults()
 		s.answers = newBudget(1, 1)
-		s.setTenants(nil)
+		s.setTenants(nil, endRemoved)
 		one := newTenant(alpha, secret)
 		s.tenants()[alpha] = one
 		sink := &sink{}

@@ -19,6 +19,7 @@ const (
 	endSession   = "session_cap"       // lived for Limits.Session
 	endReclaimed = "reclaimed"         // silent, and the block was full
 	endRemoved   = "namespace_removed"
+	endUnleased  = "lease_ended" // of the namespace, on this server
 	endRotated   = "secret_changed"
 	endMoved     = "block_changed"
 	endClosed    = "server_closed"

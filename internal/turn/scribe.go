@@ -3,6 +3,7 @@ package turn
 import (
 	"log/slog"
 	"sync/atomic"
+	"time"
 )
 
 // maxUnwritten is how many lines may wait for the log.
@@ -13,6 +14,7 @@ const maxUnwritten = 1024
 // for a slow log. What does not fit is lost and counted.
 type scribe struct {
 	log   *slog.Logger
+	also  func(line) // sees each line after it was written; nil: nobody. It must not wait
 	queue chan line
 	lost  atomic.Uint64
 	stop  chan struct{}
@@ -62,6 +64,25 @@ func (s *scribe) write(l line) {
 		l.args = append(l.args, "lines_lost", n)
 	}
 	s.log.Info(l.msg, l.args...)
+	if s.also != nil {
+		s.also(l)
+	}
+}
+
+// flush waits, at most patience, until every line that was said before is written.
+func (s *scribe) flush(patience time.Duration) {
+	mark := line{written: make(chan struct{})}
+	enough := time.NewTimer(patience)
+	defer enough.Stop()
+	select {
+	case s.queue <- mark:
+	case <-enough.C:
+		return
+	}
+	select {
+	case <-mark.written:
+	case <-enough.C:
+	}
 }
 
 // close ends run and waits for it.

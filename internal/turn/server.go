@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +56,10 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of ours
 
-	mu         sync.Mutex // serialises Apply and Close; guards the following
+	leases leases
+
+	mu         sync.Mutex        // serialises Apply, leases and Close; guards the following
+	wanted     []plan.TenantSpec // those of the last Apply
 	configured bool
 	closed     bool
 	listeners  []*listener
@@ -110,7 +114,8 @@ func (s *Server) Apply(spec plan.TURNSpec) error {
 	}
 	s.cert.current.Store(cert)
 	s.backend.Store(&httpsBackend{spec.HTTPSBackend, spec.HTTPSProxy})
-	s.setTenants(spec.Tenants)
+	s.wanted = slices.Clone(spec.Tenants)
+	s.setTenants(s.leased(), endRemoved)
 	return nil
 }
 
@@ -139,8 +144,8 @@ func (s *Server) start(spec plan.TURNSpec) error {
 
 // setTenants publishes the new table first, so that no relay is opened under an old secret after
 // the old ones were ended. Sockets of ended relays are closed before it returns, so a block may pass
-// from one tenant to another in one Apply.
-func (s *Server) setTenants(specs []plan.TenantSpec) {
+// from one tenant to another in one Apply. The relays of tenants that are no longer there end with the reason removed.
+func (s *Server) setTenants(specs []plan.TenantSpec, removed string) {
 	old := s.tenants()
 	next := make(map[orama.NamespaceID]*tenant, len(specs))
 	for _, spec := range specs {
@@ -157,18 +162,18 @@ func (s *Server) setTenants(specs []plan.TenantSpec) {
 	}
 	s.table.Store(&next)
 	for id, t := range old {
-		s.retire(t, next[id])
+		s.retire(t, next[id], removed)
 	}
 	for _, spec := range specs {
 		next[spec.Namespace].move(spec.Relay)
 	}
 }
 
-func (s *Server) retire(t, successor *tenant) {
+func (s *Server) retire(t, successor *tenant, removed string) {
 	switch successor {
 	case t:
 	case nil:
-		t.revoke(endRemoved)
+		t.revoke(removed)
 		s.metrics.refused.DeletePartialMatch(prometheus.Labels{"namespace": string(t.id)})
 	default:
 		t.revoke(endRotated)
@@ -210,6 +215,7 @@ func (s *Server) open(r *relay) (reason string, err error) {
 		return openReason(err), err
 	}
 	s.relays.join()
+	s.scribe.say("turn: relay opened", "namespace", r.tenant.id, "client", r.client, "transport", r.transport, "port", r.port)
 	return "", nil
 }
 
@@ -283,6 +289,7 @@ func (s *Server) Close() error {
 	for _, t := range s.tenants() {
 		t.revoke(endClosed)
 	}
+	s.leases.endAll()
 	var errs []error
 	for _, l := range s.listeners {
 		if l.err == nil {

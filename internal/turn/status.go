@@ -14,6 +14,9 @@ type Status struct {
 	Draining   bool             `json:"draining"`
 	Listeners  []ListenerStatus `json:"listeners"`
 	Tenants    []TenantStatus   `json:"tenants"` // by namespace
+
+	// Unleased are the namespaces that are configured and not served, because nobody holds a lease of them.
+	Unleased []orama.NamespaceID `json:"unleased,omitempty"`
 }
 
 // ListenerStatus is one listener. One with an Error does not serve; the error is for operators.
@@ -36,7 +39,7 @@ func (s *Server) Status() Status {
 	defer s.mu.Unlock()
 	st := Status{
 		Boot: s.boot, Configured: s.configured, Draining: s.draining.Load(),
-		Listeners: []ListenerStatus{}, Tenants: []TenantStatus{},
+		Listeners: []ListenerStatus{}, Tenants: []TenantStatus{}, Unleased: s.unleased(),
 	}
 	_, noCert := s.cert.get()
 	for _, l := range s.listeners {
