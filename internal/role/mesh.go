@@ -1,0 +1,105 @@
+package role
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/config"
+	"orama.network/orama/internal/mesh"
+	"orama.network/orama/internal/store"
+	"orama.network/orama/internal/supervisor"
+)
+
+// meshUnitPrefix and the interface's name are the unit of a WireGuard interface in user space, the same under
+// systemd: orama-mesh@orama0.service.
+const meshUnitPrefix = "orama-mesh@"
+
+// unitKeeper makes a process exist: child processes, or systemd.
+type unitKeeper interface {
+	Ensure(ctx context.Context, u supervisor.Unit) error
+}
+
+// hostMesh is this host's place on the mesh.
+type hostMesh struct {
+	*mesh.Mesh
+	cfg      config.Node
+	children *supervisor.Children // nil: the interface's process is not ours to end
+}
+
+// openMesh has this host's address on the mesh be there, with the peers that are remembered, before anything else:
+// the cluster's records may be reachable over it alone. keep is the supervisor where that is systemd; with nil the
+// interface's process, where one is needed, is a child that outlives an agent that is killed.
+func openMesh(ctx context.Context, cfg config.Node, exe string, keep unitKeeper, log *slog.Logger) (*hostMesh, error) {
+	h := &hostMesh{cfg: cfg}
+	name := cfg.Mesh.Interface
+	if name == "" {
+		name = mesh.DefaultInterface
+	}
+	if keep == nil && cfg.Mesh.WireGuard != "" && cfg.Mesh.WireGuard != string(mesh.ModeExisting) {
+		h.children = supervisor.New(filepath.Join(cfg.DataDir, "mesh"), log)
+		keep = h.children
+	}
+	unit := supervisor.Unit{Name: meshUnitPrefix + name, Args: []string{exe, "mesh", "run", "--interface", name}, Dir: cfg.DataDir,
+		Log: filepath.Join(cfg.DataDir, "mesh.log")}
+	m, err := mesh.Open(ctx, mesh.Options{
+		Interface: cfg.Mesh.Interface, Address: netip.PrefixFrom(cfg.MeshIP, cfg.MeshCIDR.Bits()), ListenPort: cfg.Mesh.ListenPort,
+		PrivateKeyFile: cfg.Mesh.PrivateKey, Mode: mesh.Mode(cfg.Mesh.WireGuard),
+		Start: func(ctx context.Context) error { return keep.Ensure(ctx, unit) },
+		Log:   log,
+	})
+	if err != nil {
+		if h.children != nil {
+			h.children.Detach()
+		}
+		return nil, err
+	}
+	h.Mesh = m
+	if peers, err := mesh.LoadPeers(meshPeersFile(cfg.DataDir)); err == nil && cfg.Mesh.WireGuard != "" {
+		if err := m.Apply(ctx, peers); err != nil {
+			log.Warn("the remembered mesh peers cannot be used", "error", err)
+		}
+	}
+	return h, nil
+}
+
+func meshPeersFile(dataDir string) string { return filepath.Join(dataDir, "mesh_peers.json") }
+
+// endpoint is where others reach this host's WireGuard; "" when the mesh is not ours.
+func (h *hostMesh) endpoint() string {
+	if h.PublicKey() == "" {
+		return ""
+	}
+	return netip.AddrPortFrom(h.cfg.PublicIP, h.ListenPort).String()
+}
+
+// keepPeers keeps the peers what the records say, and this host's key young, until ctx ends.
+func (h *hostMesh) keepPeers(ctx context.Context, nodes func(context.Context) ([]orama.Node, error)) error {
+	return h.Run(ctx, mesh.Loop{Self: h.cfg.ID, Nodes: nodes, PeersFile: meshPeersFile(h.cfg.DataDir), RotateAfter: mesh.RotateEvery})
+}
+
+// close leaves the interface as it is, unless it lives in a child of ours, which ends with its node.
+func (h *hostMesh) close(ctx context.Context) error {
+	err := h.Close()
+	if h.children != nil {
+		if e := h.children.Close(ctx, nodeGrace); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// meshRecords are the cluster's records for the agent: its heartbeat also says how to reach this host on the mesh.
+type meshRecords struct {
+	*store.Store
+	mesh *hostMesh
+}
+
+// Heartbeat is Store's, with the mesh's key and endpoint.
+func (r meshRecords) Heartbeat(ctx context.Context, n orama.Node, now time.Time) error {
+	n.MeshKey, n.MeshEndpoint = r.mesh.PublicKey(), r.mesh.endpoint()
+	return r.Store.Heartbeat(ctx, n, now)
+}
