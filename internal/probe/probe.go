@@ -1,5 +1,6 @@
-// Package probe uses the system as a client would and says whether it served: a check is a
-// function that gives nil or the reason. It keeps no results and knows no schedule.
+// Package probe looks at the system from outside, as a client or another host would: each function does one real
+// thing once (an allocation, a join, a handshake, a question) and says what came of it. It keeps no results, knows
+// no schedule, and judges nothing.
 package probe
 
 import (
