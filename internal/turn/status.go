@@ -41,7 +41,7 @@ func (s *Server) Status() Status {
 		Boot: s.boot, Configured: s.configured, Draining: s.draining.Load(),
 		Listeners: []ListenerStatus{}, Tenants: []TenantStatus{}, Unleased: s.unleased(),
 	}
-	_, noCert := s.cert.get()
+	_, noCert := s.cert.get("")
 	for _, l := range s.listeners {
 		ls := ListenerStatus{Transport: l.transport, Addr: l.addr}
 		switch {
