@@ -43,6 +43,7 @@ type rqlite struct {
 	password string
 	now      func() time.Time
 	patience time.Duration
+	attempt  time.Duration
 
 	mu    sync.Mutex
 	first int       // guarded by mu; the node that answered last
@@ -80,7 +81,7 @@ func newRQLite(o Options) (*rqlite, error) {
 			TLSHandshakeTimeout: 2 * time.Second, Proxy: nil}
 	}
 	// Before the first answer no outage is new: nobody waits for a store that may not be there yet.
-	r := &rqlite{user: o.User, password: o.Password, now: time.Now, patience: rqlitePatience, since: time.Unix(0, 0),
+	r := &rqlite{user: o.User, password: o.Password, now: time.Now, patience: rqlitePatience, attempt: rqliteAttempt, since: time.Unix(0, 0),
 		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	for _, raw := range o.URLs {
 		u, err := url.Parse(raw)
@@ -272,7 +273,7 @@ func (r *rqlite) round(ctx context.Context, req *request) ([]result, error) {
 
 // ask asks one node, once it has caught up. A redirect is followed once, to another of the cluster's known nodes.
 func (r *rqlite) ask(ctx context.Context, n *rqliteNode, req *request) ([]result, error) {
-	ctx, cancel := context.WithTimeout(ctx, rqliteAttempt)
+	ctx, cancel := context.WithTimeout(ctx, r.attempt)
 	defer cancel()
 	if err := r.caughtUp(ctx, n); err != nil {
 		return nil, err

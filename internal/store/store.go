@@ -117,16 +117,16 @@ func (s *Store) Namespace(ctx context.Context, id orama.NamespaceID) (orama.Name
 	return one(ctx, s, namespace, stmt(anyRows, selectNamespaces+` WHERE n.id = ?`, string(id)))
 }
 
-// APIKey reads a key by the id that its holder shows.
+// APIKey reads a key by the id that its holder shows. The read is weak: a key that went works for a second longer at worst.
 func (s *Store) APIKey(ctx context.Context, id string) (orama.APIKey, error) {
 	return one(ctx, s, func(r row) orama.APIKey {
 		return orama.APIKey{ID: r.str(0), Namespace: orama.NamespaceID(r.str(1)), Role: r.str(2), SecretHash: r.str(3), CreatedAt: r.time(4)}
-	}, stmt(anyRows, `SELECT id, namespace, role, secret_hash, created_at FROM api_keys WHERE id = ?`, id))
+	}, weak(`SELECT id, namespace, role, secret_hash, created_at FROM api_keys WHERE id = ?`, id))
 }
 
-// Events lists the newest events of a namespace, or of all for "", newest first. The limit is at most 1000.
+// Events lists the newest events of a namespace, or of all for "", newest first. The limit is at most 1000. The read is weak.
 func (s *Store) Events(ctx context.Context, ns orama.NamespaceID, limit int) ([]orama.Event, error) {
-	got, err := s.read(ctx, stmt(anyRows, `SELECT id, at, kind, namespace, node, detail FROM events
+	got, err := s.read(ctx, weak(`SELECT id, at, kind, namespace, node, detail FROM events
 		WHERE ? = '' OR namespace = ? ORDER BY at DESC, id DESC LIMIT ?`, string(ns), string(ns), int64(min(max(limit, 0), 1000))))
 	if err != nil {
 		return nil, err
