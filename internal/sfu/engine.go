@@ -11,7 +11,6 @@ import (
 	"github.com/pion/interceptor/pkg/twcc"
 	"github.com/pion/logging"
 	"github.com/pion/sdp/v3"
-	"github.com/pion/stun/v4"
 	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama/internal/signal"
@@ -32,7 +31,7 @@ const (
 const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level" // RFC 6464
 
 // newAPI builds what every PeerConnection of the process is made from.
-func newAPI(mux ice.UDPMux, logs logging.LoggerFactory) (*webrtc.API, error) {
+func newAPI(mux *pathMux, logs logging.LoggerFactory) (*webrtc.API, error) {
 	media := &webrtc.MediaEngine{}
 	if err := registerCodecs(media); err != nil {
 		return nil, err
@@ -52,23 +51,10 @@ func newAPI(mux ice.UDPMux, logs logging.LoggerFactory) (*webrtc.API, error) {
 	s.SetIncludeLoopbackCandidate(true) // the mesh of a cluster on one machine
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(silentAfter, restartWithin, 2*time.Second)
-	s.SetICEUseCandidateCheckPriority(true)
-	s.SetICEBindingRequestHandler(lastNominationWins)
+	s.SetICEBindingRequestHandler(mux.follow)
 	s.SetSCTPMaxMessageSize(signal.MaxDataMessage)
 	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(interceptors),
 		webrtc.WithSettingEngine(s)), nil
-}
-
-// goog is an attribute that libwebrtc puts into its checks (GOOG_NETWORK_INFO in its stun.h).
-const goog = stun.AttrType(0xc057)
-
-// lastNominationWins decides whether a check moves what we send to its pair. A peer must hear us where we hear
-// it: two directions through two relays die apart, and the half that lives hides it. Firefox nominates each pair
-// it checks and uses the one of highest priority (RFC 8445 section 8.1.1 forbids it, RFC 5245 did not), which is
-// what pion follows with SetICEUseCandidateCheckPriority. libwebrtc nominates the one pair it uses, and another
-// when it changes its mind.
-func lastNominationWins(m *stun.Message, _, _ ice.Candidate, _ *ice.CandidatePair) bool {
-	return m.Contains(stun.AttrUseCandidate) && m.Contains(goog)
 }
 
 // registerCodecs lists what the SFU forwards, most preferred first. VP8 leads because every

@@ -79,9 +79,10 @@ func unavailable(message string, err error) error {
 }
 
 // openMux starts reading the media socket.
-func (l *listeners) openMux(logs logging.LoggerFactory) ice.UDPMux {
-	l.mux = webrtc.NewICEUDPMux(logs.NewLogger("mux"), l.guard)
-	return l.mux
+func (l *listeners) openMux(logs logging.LoggerFactory) *pathMux {
+	m := newPathMux(webrtc.NewICEUDPMux(logs.NewLogger("mux"), l.guard))
+	l.mux = m
+	return m
 }
 
 func (l *listeners) signalAddr() netip.AddrPort { return l.tcp.Addr().(*net.TCPAddr).AddrPort() }

@@ -44,6 +44,7 @@ type room struct {
 	resume   map[string]*peer // by resume token
 	told     speakers
 	ended    bool
+	going    map[*peer]time.Time // who was asked to move, and until when
 
 	// What others may read at any time.
 	count      atomic.Int64
@@ -53,7 +54,7 @@ type room struct {
 func newRoom(id orama.RoomID, srv *Server) *room {
 	r := &room{
 		id: id, srv: srv, log: srv.log.With("room", id), inbox: newMailbox(),
-		peers: map[orama.PeerID]*peer{}, resume: map[string]*peer{},
+		peers: map[orama.PeerID]*peer{}, resume: map[string]*peer{}, going: map[*peer]time.Time{},
 	}
 	now := time.Now()
 	r.emptySince.Store(&now)
@@ -70,8 +71,9 @@ func (r *room) run() {
 			for _, f := range r.inbox.take() {
 				f()
 			}
-		case <-tick.C:
+		case now := <-tick.C:
 			r.speak()
+			r.sendOff(now)
 		}
 		if r.over() {
 			return
