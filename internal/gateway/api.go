@@ -22,6 +22,7 @@ func (g *Gateway) newHandler() http.Handler {
 	g.registerREST(api)
 	g.registerPlain(mux, api.OpenAPI())
 	g.registerPages(mux)
+	g.registerOperator(mux)
 	// huma's own form of an error never leaves the gateway: problemTransformer sees to it.
 	delete(api.OpenAPI().Components.Schemas.Map(), "ErrorModel")
 	g.routes = mux.patterns

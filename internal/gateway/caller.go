@@ -143,25 +143,37 @@ func (g *Gateway) verify(ctx context.Context, secret string, isKey bool) (*calle
 var errBadKey = orama.Errorf(orama.KindUnauthenticated, "invalid_api_key", "the API key is not valid here")
 
 func (g *Gateway) verifyKey(ctx context.Context, shown string) (*caller, error) {
-	id, secret, err := auth.ParseAPIKey(shown)
+	key, err := g.apiKey(ctx, shown)
 	if err != nil {
 		return nil, err
+	}
+	if key.Namespace == "" {
+		return nil, orama.Errorf(orama.KindForbidden, "namespace_required", "this key is the operator's; here one of a namespace is needed")
+	}
+	return &caller{
+		ns: orama.Namespace{ID: key.Namespace}, user: orama.UserID("key-" + key.ID), key: key.ID,
+		publish: true, subscribe: true, data: true, admin: key.Role == auth.RoleOwner,
+	}, nil
+}
+
+// apiKey finds the record of a key, if the key is good.
+func (g *Gateway) apiKey(ctx context.Context, shown string) (orama.APIKey, error) {
+	id, secret, err := auth.ParseAPIKey(shown)
+	if err != nil {
+		return orama.APIKey{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.timing.storeWithin)
 	defer cancel()
 	key, err := g.store.APIKey(ctx, id)
 	switch {
 	case orama.KindOf(err) == orama.KindNotFound:
-		return nil, errBadKey
+		return orama.APIKey{}, errBadKey
 	case err != nil:
-		return nil, storeError(err)
+		return orama.APIKey{}, storeError(err)
 	case !auth.CheckAPIKey(key, secret):
-		return nil, errBadKey
+		return orama.APIKey{}, errBadKey
 	}
-	return &caller{
-		ns: orama.Namespace{ID: key.Namespace}, user: orama.UserID("key-" + key.ID), key: key.ID,
-		publish: true, subscribe: true, data: true, admin: key.Role == auth.RoleOwner,
-	}, nil
+	return key, nil
 }
 
 // hostNamespace reads the namespace out of a host name ns-{name}.{baseDomain}.

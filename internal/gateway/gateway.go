@@ -21,6 +21,7 @@ import (
 type Config struct {
 	Node           orama.NodeID   // this node; its own SFU is preferred among equals
 	MeshIP         netip.Addr     // this node's on the mesh; SFUs are dialled from it. Zero: any address
+	MeshCIDR       netip.Prefix   // the mesh: an operator's call from there needs no TLS of its own
 	BaseDomain     string         // namespaces live at ns-NAME.BASE
 	URLStyle       string         // plan.StyleIP or plan.StyleName: how relays are named to clients
 	LocalOrigins   bool           // pages of http://localhost:* and http://127.0.0.1:* may call
@@ -63,6 +64,8 @@ type Deps struct {
 	Log   *slog.Logger
 	Now   func() time.Time // nil: time.Now
 	Pages fs.FS            // holds demo/ and sdk/; nil serves neither
+
+	Operator http.Handler // what an operator may ask, under /v1/; nil: nobody may from here
 }
 
 // Limits. A limit says in its name what it counts.
@@ -121,7 +124,9 @@ type Gateway struct {
 	sfus    *sfus
 	pages   *pages
 	handler http.Handler
-	routes  []string // patterns of the mux
+
+	operator http.Handler // nil: not served
+	routes   []string     // patterns of the mux
 
 	stop    context.CancelFunc // ends stopped
 	stopped context.Context    // done when Close was called
@@ -151,7 +156,7 @@ func newGateway(cfg Config, deps Deps, tm timing) (*Gateway, error) {
 		cfg: cfg, store: deps.Store, keys: deps.Keys, rates: deps.Rates, log: deps.Log, now: deps.Now, timing: tm,
 		view:  newView(deps.Store, deps.Now, tm),
 		sfus:  newSFUs(deps.Keys, deps.Now, tm.dialWithin, cfg.MeshIP),
-		pages: pages, pipes: map[*pipe]struct{}{},
+		pages: pages, operator: deps.Operator, pipes: map[*pipe]struct{}{},
 	}
 	g.stopped, g.stop = context.WithCancel(context.Background())
 	g.handler = g.newHandler()
