@@ -112,6 +112,11 @@ func (a *app) admin(ctx context.Context) (*operator.Client, error) {
 		return nil, err
 	}
 	socket, err := role.FindAgent(ctx, dir)
+	if err != nil && a.dataDir == "" { // no cluster of this user's: the node of this host, then
+		if host, none := role.FindHostAgent(ctx); none == nil {
+			socket, err = host, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

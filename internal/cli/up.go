@@ -101,47 +101,6 @@ func (a *app) welcome(r role.LocalReady) {
 	a.say("Stop       Ctrl-C")
 }
 
-// unitFlags are those of a process that an agent starts and configures.
-func unitFlags(c *cobra.Command, control *string, drain *time.Duration) *cobra.Command {
-	c.Flags().StringVar(control, "control", "", "Unix socket on which the node's agent configures this process (required)")
-	c.Flags().DurationVar(drain, "drain", 10*time.Second, "how long to wait for clients to leave when asked to end")
-	run := c.RunE
-	c.RunE = func(c *cobra.Command, given []string) error {
-		if *control == "" {
-			return usage(c, errors.New("--control is needed; the node's agent starts this command"))
-		}
-		return run(c, given)
-	}
-	return c
-}
-
-func (a *app) turn() *cobra.Command {
-	var control string
-	var drain time.Duration
-	run := &cobra.Command{
-		Use: "run", Short: "Run this host's TURN server (started by the node's agent)", Args: args(cobra.NoArgs),
-		Example: "  orama turn run --control /run/orama/turn.sock",
-		RunE: func(c *cobra.Command, _ []string) error {
-			return role.TURN(c.Context(), control, drain, a.logger(slog.LevelInfo))
-		},
-	}
-	return group(&cobra.Command{Use: "turn", Short: "The relay that clients reach media through"}, unitFlags(run, &control, &drain))
-}
-
-func (a *app) sfu() *cobra.Command {
-	var control, ns string
-	var drain time.Duration
-	run := &cobra.Command{
-		Use: "run", Short: "Run one namespace's SFU (started by the node's agent)", Args: args(cobra.NoArgs),
-		Example: "  orama sfu run --namespace myapp --control /run/orama/sfu-myapp.sock",
-		RunE: func(c *cobra.Command, _ []string) error {
-			return role.SFU(c.Context(), orama.NamespaceID(ns), control, drain, a.logger(slog.LevelInfo).With("namespace", ns))
-		},
-	}
-	return group(&cobra.Command{Use: "sfu", Short: "The rooms of one namespace on one node"},
-		namespaceFlag(unitFlags(run, &control, &drain), &ns))
-}
-
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: args(cobra.NoArgs),

@@ -68,9 +68,9 @@ func privateDir(dir string) error {
 	return nil
 }
 
-// listenUnix listens at path, readable and writable by this user alone. A socket file that
+// listenUnix listens at path with a mode of 0600, or 0660 for a unit whose agent is another user. A socket file that
 // nobody listens on is replaced; a living one is an error.
-func listenUnix(path string) (net.Listener, error) {
+func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("%s: another process listens there", path)
@@ -82,7 +82,7 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func TestUnitIsConfiguredOverItsSocket(t *testing.T) {
 	drained := false
 	done := make(chan error)
 	go func() {
-		done <- controlled(ctx, path, mux, func() { drained = true }, func() error { return nil })
+		done <- Unit{Control: path}.controlled(ctx, mux, func() string { return "" }, func() { drained = true }, func() error { return nil })
 	}()
 	u := dialUnit(path)
 	var got state
@@ -59,7 +59,7 @@ func TestUnitIsConfiguredOverItsSocket(t *testing.T) {
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-	_, err = listenUnix(path)
+	_, err = listenUnix(path, 0o600)
 	require.ErrorContains(t, err, "another process")
 
 	cancel()
@@ -71,7 +71,7 @@ func TestUnitIsConfiguredOverItsSocket(t *testing.T) {
 func TestStaleSocketIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "unit.sock")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	l, err := listenUnix(path)
+	l, err := listenUnix(path, 0o600)
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 }

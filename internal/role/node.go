@@ -28,7 +28,6 @@ import (
 	"orama.network/orama/internal/operator"
 	"orama.network/orama/internal/plan"
 	"orama.network/orama/internal/store"
-	"orama.network/orama/internal/supervisor"
 	"orama.network/orama/web"
 )
 
@@ -49,9 +48,8 @@ type host struct {
 	op     *operator.Operator
 }
 
-// Node is the life of one host's agent and gateway. When ctx ends it takes its units with it, because with
-// child processes nobody else would; killed outright, it leaves them running and adopts them at
-// its next start. A parent other than 0 is a process whose end means the same as ctx's.
+// Node is the life of one host's agent and gateway. When ctx ends it takes its units with it, unless systemd
+// keeps them; killed outright, it leaves them running and adopts them at its next start. A parent other than 0 is a process whose end means the same as ctx's.
 func Node(ctx context.Context, cfg config.Node, runDir string, parent int, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -105,7 +103,7 @@ func (h *host) assemble() error {
 	if err != nil {
 		return err
 	}
-	h.units = &units{children: supervisor.New(filepath.Join(h.cfg.DataDir, "units"), h.log), exe: exe, node: h.cfg.ID, runDir: h.runDir, dataDir: h.cfg.DataDir}
+	h.units = newUnits(h.cfg, exe, h.runDir, h.log)
 	h.agent = node.New(node.Deps{
 		Self: orama.Node{ID: h.cfg.ID, PublicIP: h.cfg.PublicIP, MeshIP: h.cfg.MeshIP, Zone: h.cfg.Zone, GatewayURL: h.cfg.Gateway.URL},
 		Local: plan.Local{BaseDomain: h.cfg.BaseDomain, URLStyle: h.cfg.TURN.URLs, MeshCIDR: h.cfg.MeshCIDR,
@@ -157,6 +155,10 @@ func (h *host) run(ctx context.Context) error {
 		agentDone <- both.Wait()
 	}()
 	go func() { g.Wait(); close(failed) }() //nolint:errcheck // collected below
+	told := notify(func() string {
+		return fmt.Sprintf("node %s, gateway %s, units: %d", h.cfg.ID, h.cfg.Gateway.URL, len(h.units.Units()))
+	})
+	defer told.close()
 	h.log.Info("node is up", "node", h.cfg.ID, "gateway", h.cfg.Gateway.URL, "mesh", h.cfg.MeshIP)
 	select {
 	case <-ctx.Done():
@@ -166,11 +168,23 @@ func (h *host) run(ctx context.Context) error {
 	if err := <-agentDone; err != nil {
 		h.log.Error("the agent ended", "error", err)
 	}
-	h.units.stopAll(context.Background(), h.log)
-	h.agent.ReportGone(context.Background())
+	told.ending()
+	h.leave()
 	h.gate.Close()
 	stopServing()
 	return g.Wait()
+}
+
+// leave ends the units, because with child processes nobody else would. Under systemd they are not this process's to
+// end: calls go on without it.
+func (h *host) leave() {
+	if !bySystemd(h.cfg) {
+		h.units.stopAll(context.Background(), h.log)
+		h.agent.ReportGone(context.Background())
+	}
+	if h.units.close != nil {
+		h.units.close()
+	}
 }
 
 type listener struct {
@@ -209,7 +223,11 @@ func (h *host) listen() (out []listener, err error) {
 		out = append(out, listener{tls.NewListener(l, &tls.Config{GetCertificate: certs.GetCertificate,
 			MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}), h.gate.Handler()})
 	}
-	l, err := listenUnix(AgentSocket(h.runDir, h.cfg.ID))
+	socket := AgentSocket(h.runDir, h.cfg.ID)
+	if err := privateDir(filepath.Dir(socket)); err != nil {
+		return out, err
+	}
+	l, err := listenUnix(socket, 0o600)
 	if err != nil {
 		return out, err
 	}

@@ -3,8 +3,10 @@ package role
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,24 +16,65 @@ import (
 	"orama.network/orama/internal/turn"
 )
 
+// Unit is what every process that an agent configures is told at its start.
+type Unit struct {
+	Control string        // path of its Unix socket
+	Shared  bool          // the process's group may use the socket too: the agent is another user
+	Drain   time.Duration // how long it may take to end
+	Log     *slog.Logger
+}
+
 // TURN is the life of a host's TURN process. It waits on its control socket for its
-// configuration, serves until ctx ends, and then keeps living relays for at most drain.
-func TURN(ctx context.Context, control string, drain time.Duration, log *slog.Logger) error {
+// configuration, serves until ctx ends, and then keeps living relays for at most the time to drain. With leases
+// it serves those namespaces alone of which somebody holds a lease.
+func TURN(ctx context.Context, u Unit, leases bool) error {
 	reg := newRegistry()
-	srv := turn.New(log, reg)
+	srv := turn.New(u.Log, reg)
 	mux := controlMux(srv.Apply, srv.Status)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
-	return controlled(ctx, control, mux, func() {
-		bounded, cancel := context.WithTimeout(context.Background(), drain)
+	if leases {
+		srv.UseLeases()
+		leaseRoutes(mux, srv)
+	}
+	return u.controlled(ctx, mux, func() string { return turnStatus(srv.Status()) }, func() {
+		bounded, cancel := context.WithTimeout(context.Background(), u.Drain)
 		defer cancel()
 		srv.Drain(bounded)
 	}, srv.Close)
 }
 
+// turnStatus words how a TURN process is, for systemctl status.
+func turnStatus(s turn.Status) string {
+	if !s.Configured {
+		return "waiting for the node's agent"
+	}
+	relays := 0
+	for _, t := range s.Tenants {
+		relays += t.Allocations
+	}
+	text := fmt.Sprintf("serving, namespaces: %d, relays: %d", len(s.Tenants), relays)
+	if n := len(s.Unleased); n > 0 {
+		text += fmt.Sprintf(", without a lease: %d", n)
+	}
+	for _, l := range s.Listeners {
+		if l.Error != "" {
+			text += fmt.Sprintf("; no %s on %s: %s", l.Transport, l.Addr, l.Error)
+		}
+	}
+	if s.Draining {
+		return "draining; " + text
+	}
+	return text
+}
+
 // controlled serves a control socket until ctx ends. Then it drains, while the socket still
 // answers so that the agent sees it draining, closes, and takes the socket away last.
-func controlled(ctx context.Context, path string, mux http.Handler, drain func(), closeAll func() error) error {
-	l, err := listenUnix(path)
+func (u Unit) controlled(ctx context.Context, mux http.Handler, status func() string, drain func(), closeAll func() error) error {
+	mode := os.FileMode(0o600)
+	if u.Shared {
+		mode = 0o660
+	}
+	l, err := listenUnix(u.Control, mode)
 	if err != nil {
 		return err
 	}
@@ -39,12 +82,15 @@ func controlled(ctx context.Context, path string, mux http.Handler, drain func()
 	defer stop()
 	served := make(chan error, 1)
 	go func() { served <- serve(serving, l, mux, time.Second) }()
+	told := notify(status)
+	defer told.close()
 	select {
 	case <-ctx.Done():
 	case err := <-served:
 		closeAll() //nolint:errcheck // the socket's error is the reason
 		return err
 	}
+	told.ending()
 	drain()
 	err = closeAll()
 	stop()

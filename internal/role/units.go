@@ -36,14 +36,23 @@ const (
 	sfuUnitPrefix = "orama-namespace-sfu@"
 )
 
-// units runs this node's processes as children and speaks to their control sockets. It is the
+// processes is what keeps units: supervisor.Children, or supervisor.Systemd.
+type processes interface {
+	Ensure(ctx context.Context, u supervisor.Unit) error
+	Stop(ctx context.Context, name string, grace time.Duration) error
+	List() []supervisor.UnitState
+}
+
+// units runs this node's processes and speaks to their control sockets. It is the
 // agent's Runner and Processes.
 type units struct {
-	children *supervisor.Children
-	exe      string
-	node     orama.NodeID
-	runDir   string
-	dataDir  string
+	keep    processes
+	leases  *leaseKeeper // under systemd alone
+	close   func()       // nil: nothing to close
+	exe     string
+	node    orama.NodeID
+	runDir  string
+	dataDir string
 }
 
 func unitName(role orama.Role, ns orama.NamespaceID) string {
@@ -55,32 +64,50 @@ func unitName(role orama.Role, ns orama.NamespaceID) string {
 
 // Run makes the unit's process exist.
 func (u *units) Run(ctx context.Context, role orama.Role, ns orama.NamespaceID) error {
-	argv := []string{u.exe, "turn", "run", "--control", turnSocket(u.runDir, u.node), "--drain", turnDrain.String()}
+	argv := []string{u.exe, "turn", "run", "--control", u.turnSocket(), "--drain", turnDrain.String()}
 	if role == orama.RoleSFU {
-		argv = []string{u.exe, "sfu", "run", "--namespace", string(ns), "--control", sfuSocket(u.runDir, u.node, ns), "--drain", sfuDrain.String()}
+		argv = []string{u.exe, "sfu", "run", "--namespace", string(ns), "--control", u.sfuSocket(ns), "--drain", sfuDrain.String()}
 	}
 	name := unitName(role, ns)
-	return u.children.Ensure(ctx, supervisor.Unit{Name: name, Args: argv, Dir: u.dataDir, Log: filepath.Join(u.dataDir, "log", name+".log")})
+	err := u.keep.Ensure(ctx, supervisor.Unit{Name: name, Args: argv, Dir: u.dataDir, Log: filepath.Join(u.dataDir, "log", name+".log")})
+	if err == nil && u.leases != nil && role == orama.RoleTURN {
+		err = u.leases.begin(ctx)
+	}
+	return err
 }
 
 // Stop drains the unit's process and returns when it was seen gone.
 func (u *units) Stop(ctx context.Context, role orama.Role, ns orama.NamespaceID) error {
-	drain := turnDrain
-	if role == orama.RoleSFU {
-		drain = sfuDrain
+	if u.leases != nil && role == orama.RoleTURN {
+		u.leases.forget()
+		if err := u.leases.end(ctx, nil); err != nil {
+			return err
+		}
 	}
-	return u.children.Stop(ctx, unitName(role, ns), drain+killAfter)
+	return u.keep.Stop(ctx, unitName(role, ns), u.grace(role))
 }
 
-// Units lists the processes that exist.
+// Units lists the processes that exist. A TURN server that is gone but has leases left is among them, so that
+// somebody ends those.
 func (u *units) Units() []node.Unit {
 	var out []node.Unit
-	for _, s := range u.children.List() {
+	server, leases := false, false
+	for _, s := range u.keep.List() {
 		n := node.Unit{Role: orama.RoleTURN, PID: s.PID, Since: s.Since, Restarts: s.Restarts, LastExit: s.LastExit}
-		if ns, ok := strings.CutPrefix(s.Name, sfuUnitPrefix); ok {
+		ns, isSFU := strings.CutPrefix(s.Name, sfuUnitPrefix)
+		switch {
+		case isSFU:
 			n.Role, n.Namespace = orama.RoleSFU, orama.NamespaceID(ns)
+		case s.Name == turnUnit:
+			server = true
+		default:
+			leases = leases || strings.HasPrefix(s.Name, leaseUnitPrefix)
+			continue
 		}
 		out = append(out, n)
+	}
+	if leases && !server {
+		out = append(out, node.Unit{Role: orama.RoleTURN})
 	}
 	slices.SortFunc(out, func(a, b node.Unit) int {
 		return strings.Compare(string(b.Role)+string(b.Namespace), string(a.Role)+string(a.Namespace))
@@ -116,7 +143,7 @@ func (u *units) stopAll(ctx context.Context, log *slog.Logger) {
 // TURN asks the TURN process for its status.
 func (u *units) TURN(ctx context.Context) (node.Status, error) {
 	var s turn.Status
-	if err := dialUnit(turnSocket(u.runDir, u.node)).status(ctx, &s); err != nil {
+	if err := dialUnit(u.turnSocket()).status(ctx, &s); err != nil {
 		return node.Status{}, err
 	}
 	out := node.Status{Boot: s.Boot, Configured: s.Configured, Draining: s.Draining}
@@ -128,13 +155,17 @@ func (u *units) TURN(ctx context.Context) (node.Status, error) {
 
 // ApplyTURN hands the TURN process its configuration.
 func (u *units) ApplyTURN(ctx context.Context, spec plan.TURNSpec) error {
-	return dialUnit(turnSocket(u.runDir, u.node)).apply(ctx, spec)
+	configure := func() error { return dialUnit(u.turnSocket()).apply(ctx, spec) }
+	if u.leases != nil {
+		return u.leases.apply(ctx, spec, configure)
+	}
+	return configure()
 }
 
 // SFU asks a namespace's SFU for its status.
 func (u *units) SFU(ctx context.Context, ns orama.NamespaceID) (node.Status, error) {
 	var s sfu.Status
-	if err := dialUnit(sfuSocket(u.runDir, u.node, ns)).status(ctx, &s); err != nil {
+	if err := dialUnit(u.sfuSocket(ns)).status(ctx, &s); err != nil {
 		return node.Status{}, err
 	}
 	out := node.Status{Boot: s.Boot, Configured: s.Configured, Draining: s.Draining}
@@ -146,7 +177,7 @@ func (u *units) SFU(ctx context.Context, ns orama.NamespaceID) (node.Status, err
 
 // ApplySFU hands an SFU its configuration.
 func (u *units) ApplySFU(ctx context.Context, spec plan.SFUSpec) error {
-	return dialUnit(sfuSocket(u.runDir, u.node, spec.Namespace)).apply(ctx, spec)
+	return dialUnit(u.sfuSocket(spec.Namespace)).apply(ctx, spec)
 }
 
 // prober observes readiness as a client would.

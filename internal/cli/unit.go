@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/role"
+)
+
+// unitFlags are those of a process that an agent starts and configures.
+func unitFlags(c *cobra.Command, u *role.Unit) *cobra.Command {
+	c.Flags().BoolVar(&u.Shared, "share-control", false, "let the group of this process use that socket too")
+	c.Flags().DurationVar(&u.Drain, "drain", 10*time.Second, "how long to wait for clients to leave when asked to end")
+	return controlFlag(c, &u.Control, "Unix socket on which the node's agent configures this process (required)")
+}
+
+func controlFlag(c *cobra.Command, control *string, what string) *cobra.Command {
+	c.Flags().StringVar(control, "control", "", what)
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, given []string) error {
+		if *control == "" {
+			return usage(c, errors.New("--control is needed; the node's agent starts this command"))
+		}
+		return run(c, given)
+	}
+	return c
+}
+
+func (a *app) turn() *cobra.Command {
+	var u role.Unit
+	var leases bool
+	run := &cobra.Command{
+		Use: "run", Short: "Run this host's TURN server (started by the node's agent)", Args: args(cobra.NoArgs),
+		Example: "  orama turn run --control /run/orama/turn.sock",
+		RunE: func(c *cobra.Command, _ []string) error {
+			u.Log = a.logger(slog.LevelInfo)
+			return role.TURN(c.Context(), u, leases)
+		},
+	}
+	run.Flags().BoolVar(&leases, "leases", false, "serve a namespace only while somebody holds its lease")
+	return group(&cobra.Command{Use: "turn", Short: "The relay that clients reach media through"}, unitFlags(run, &u), a.turnLease())
+}
+
+func (a *app) turnLease() *cobra.Command {
+	var control, ns string
+	c := &cobra.Command{
+		Use: "lease", Short: "Have this host's TURN server serve a namespace while this runs (started by the node's agent)", Args: args(cobra.NoArgs),
+		Long: `Hold a namespace's lease on this host's TURN server: while this command runs the namespace is
+served, and its relays and refusals are printed, a line each. Ended, it closes the namespace's relays.`,
+		Example: "  orama turn lease --namespace myapp --control /run/orama-turn/control.sock",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return role.Lease(c.Context(), orama.NamespaceID(ns), control, a.out, a.logger(slog.LevelInfo).With("namespace", ns))
+		},
+	}
+	return namespaceFlag(controlFlag(c, &control, "Unix socket of the TURN server (required)"), &ns)
+}
+
+func (a *app) sfu() *cobra.Command {
+	var u role.Unit
+	var ns string
+	run := &cobra.Command{
+		Use: "run", Short: "Run one namespace's SFU (started by the node's agent)", Args: args(cobra.NoArgs),
+		Example: "  orama sfu run --namespace myapp --control /run/orama/sfu-myapp.sock",
+		RunE: func(c *cobra.Command, _ []string) error {
+			u.Log = a.logger(slog.LevelInfo).With("namespace", ns)
+			return role.SFU(c.Context(), orama.NamespaceID(ns), u)
+		},
+	}
+	return group(&cobra.Command{Use: "sfu", Short: "The rooms of one namespace on one node"},
+		namespaceFlag(unitFlags(run, &u), &ns))
+}
