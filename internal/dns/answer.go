@@ -29,7 +29,7 @@ func (z *zone) reply(query []byte, udp, slip bool) []byte {
 		return bare(query, dns.RcodeFormatError)
 	}
 	var q dns.Msg
-	if err := q.Unpack(query); err != nil {
+	if err := q.Unpack(query); err != nil || len(q.Question) != 1 { // the library lets a header alone promise a question
 		return bare(query, dns.RcodeFormatError)
 	}
 	limit := dns.MaxMsgSize - 1
