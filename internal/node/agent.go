@@ -23,8 +23,6 @@ const (
 	pollEvery = 100 * time.Millisecond
 	// passEvery is how often everything is looked at again though nothing changed.
 	passEvery = time.Second
-	// heartbeatEvery is far below the 10 minutes after which a silent node loses its roles.
-	heartbeatEvery = 2 * time.Second
 )
 
 // Store is what the agent needs of the cluster's records.
@@ -71,6 +69,7 @@ type Status struct {
 	Configured bool
 	Draining   bool
 	Tenants    []orama.NamespaceID // of TURN: who is served
+	Relays     int                 // of TURN: allocations in use
 	Rooms      []orama.RoomID      // of an SFU: those it has in hand
 }
 
@@ -95,13 +94,18 @@ type Deps struct {
 	Prober       Prober
 	Certificates Certificates
 	Save         func(manifest.State) error // cluster_state.json
-	Log          *slog.Logger
+	Machine      Machine                    // nil: this host is not measured
+	// Checks says of this node's parts ("store", "cache", "gateway") whether they serve, as was seen last: "", or why not; one
+	// that was not looked at yet is missing. nil: they are parts of this process, and serve while it lives.
+	Checks func() map[string]string
+	Log    *slog.Logger
 }
 
 // Agent is one machine's agent.
 type Agent struct {
 	Deps
 	wake chan struct{}
+	news chan struct{} // a heartbeat is due
 
 	// accessed by Run's goroutine only
 	saved    manifest.State
@@ -111,6 +115,7 @@ type Agent struct {
 
 	mu      sync.Mutex // guards the following fields
 	reports map[reportKey]orama.Observed
+	vital   vitals
 }
 
 type unitKey struct {
@@ -128,8 +133,10 @@ func New(d Deps) *Agent {
 	return &Agent{
 		Deps:    d,
 		wake:    make(chan struct{}, 1),
+		news:    make(chan struct{}, 1),
 		keepers: map[unitKey]*keeper{},
 		reports: map[reportKey]orama.Observed{},
+		vital:   vitals{used: map[reportKey]time.Time{}},
 	}
 }
 
@@ -147,16 +154,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer a.keepersW.Wait()
 	defer cancel()
+	a.keepersW.Go(func() { a.beat(ctx) })
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	var revision int64 = -1
-	var lastPass, lastBeat time.Time
+	var lastPass time.Time
 	for {
 		now := time.Now()
-		if now.Sub(lastBeat) >= heartbeatEvery {
-			a.beat(ctx, now)
-			lastBeat = now
-		}
 		if r, err := a.Store.Revision(ctx); err != nil || r != revision || now.Sub(lastPass) >= passEvery {
 			if seen, ok := a.pass(ctx); ok {
 				revision = seen
@@ -173,12 +177,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-func (a *Agent) beat(ctx context.Context, now time.Time) {
-	if err := a.Store.Heartbeat(ctx, a.Self, now); err != nil && ctx.Err() == nil {
-		a.Log.Warn("heartbeat not recorded", "error", err)
-	}
-}
-
 // pass reads the records once and hands every unit what is wanted of it.
 func (a *Agent) pass(ctx context.Context) (revision int64, ok bool) {
 	c, err := a.Store.Cluster(ctx)
@@ -187,6 +185,7 @@ func (a *Agent) pass(ctx context.Context) (revision int64, ok bool) {
 			a.Log.Warn("the records cannot be read; what runs keeps running until they can", "error", err)
 		}
 		a.unread = true
+		a.lost()
 		return 0, false
 	}
 	if a.unread {
@@ -194,6 +193,7 @@ func (a *Agent) pass(ctx context.Context) (revision int64, ok bool) {
 	}
 	a.unread = false
 	a.saveManifest(c)
+	a.keep(c)
 	a.direct(ctx, c)
 	return c.Revision, true
 }

@@ -44,6 +44,8 @@ type keeper struct {
 
 	// accessed by run's goroutine only
 	applied  string // the spec last applied, as JSON
+	refused  int    // how often in a row the process refused a spec
+	anew     string // the spec for which the process was made anew
 	boot     string // to which start of the process
 	probed   map[orama.NamespaceID]time.Time
 	problems map[orama.NamespaceID]string
@@ -109,8 +111,9 @@ func (k *keeper) bring(ctx context.Context, want desire) bool {
 	if !st.Configured || st.Boot != k.boot || spec != k.applied {
 		if err := k.apply(ctx, want); err != nil {
 			k.failed(ctx, want, err.Error())
-			return true
+			return !k.replace(ctx, st, spec)
 		}
+		k.refused = 0
 		if st.Boot != k.boot {
 			clear(k.probed)
 		}
@@ -121,8 +124,29 @@ func (k *keeper) bring(ctx context.Context, want desire) bool {
 			k.a.report(ctx, ns, k.key.role, orama.StateGone, "", "")
 		}
 	}
+	if k.key.role == orama.RoleTURN {
+		k.a.noteRelays(st.Relays)
+	}
 	k.sweepRooms(ctx, st)
 	return k.observe(ctx, want, st)
+}
+
+// refusals is how often in a row a running SFU may refuse what is wanted of it.
+const refusals = 3
+
+// replace stops an SFU that serves and will not become what is wanted, so that one is made that can: a running SFU keeps its
+// ports, and this node may have been away while they were given to others. It does so once for each spec.
+func (k *keeper) replace(ctx context.Context, st Status, spec string) bool {
+	k.refused++
+	if k.key.role != orama.RoleSFU || !st.Configured || k.refused < refusals || k.anew == spec {
+		return false
+	}
+	k.a.Log.Warn("an SFU refuses what is wanted of it and is made anew", "namespace", k.key.ns)
+	k.anew, k.refused = spec, 0
+	if err := k.a.Runner.Stop(ctx, k.key.role, k.key.ns); err != nil {
+		k.a.Log.Error("a unit does not stop; it is tried again", "role", k.key.role, "namespace", k.key.ns, "error", err)
+	}
+	return true
 }
 
 func (k *keeper) stop(ctx context.Context, want desire) bool {
@@ -136,6 +160,9 @@ func (k *keeper) stop(ctx context.Context, want desire) bool {
 		return true
 	}
 	k.applied, k.boot = "", ""
+	if k.key.role == orama.RoleTURN {
+		k.a.noteRelays(0)
+	}
 	for _, ns := range want.leaving {
 		k.a.report(ctx, ns, k.key.role, orama.StateGone, "", "")
 	}
@@ -204,6 +231,7 @@ func (k *keeper) probe(ctx context.Context, want desire, ns orama.NamespaceID, b
 	}
 	delete(k.problems, ns)
 	k.probed[ns] = time.Now()
+	k.a.noteUsed(ns, k.key.role, k.probed[ns])
 }
 
 // notAnswering reports a unit whose control socket does not answer: on its way up, or failing.
