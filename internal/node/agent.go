@@ -32,6 +32,7 @@ type Store interface {
 	Heartbeat(ctx context.Context, n orama.Node, now time.Time) error
 	Observe(ctx context.Context, seen []orama.Observed) error
 	Rooms(ctx context.Context, ns orama.NamespaceID) ([]orama.Room, error)
+	ClaimRoom(ctx context.Context, r orama.Room) error
 	DeleteRoom(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, epoch int64) error
 }
 
@@ -61,6 +62,10 @@ type Processes interface {
 	ApplyTURN(ctx context.Context, spec plan.TURNSpec) error
 	SFU(ctx context.Context, ns orama.NamespaceID) (Status, error)
 	ApplySFU(ctx context.Context, spec plan.SFUSpec) error
+	// InHand tells how many peers each room of an SFU has.
+	InHand(ctx context.Context, ns orama.NamespaceID) (map[orama.RoomID]int, error)
+	// MoveRoom asks a room's peers to reconnect, which leads them to the server that its record names.
+	MoveRoom(ctx context.Context, ns orama.NamespaceID, room orama.RoomID, why string) error
 }
 
 // Status is what a unit says of itself.

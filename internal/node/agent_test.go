@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -38,6 +39,9 @@ type world struct {
 	saved    []manifest.State
 	beats    int
 	rooms    []orama.Room
+	hand     map[orama.RoomID]int // what the SFU has
+	moved    []orama.RoomID
+	race     func() // called between the agent's reading of the records and what it does
 }
 
 type process struct {
@@ -86,19 +90,6 @@ func (w *world) Observe(_ context.Context, seen []orama.Observed) error {
 	return nil
 }
 
-func (w *world) Rooms(context.Context, orama.NamespaceID) ([]orama.Room, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.rooms), nil
-}
-
-func (w *world) DeleteRoom(_ context.Context, _ orama.NamespaceID, id orama.RoomID, epoch int64) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.rooms = slices.DeleteFunc(w.rooms, func(r orama.Room) bool { return r.ID == id && r.Epoch == epoch })
-	return nil
-}
-
 func (w *world) Run(_ context.Context, role orama.Role, ns orama.NamespaceID) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,7 +128,7 @@ func (w *world) status(role orama.Role, ns orama.NamespaceID) (node.Status, erro
 	if p == nil {
 		return node.Status{}, errors.New("no such process")
 	}
-	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Rooms: []orama.RoomID{"busy"}}
+	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Rooms: slices.Collect(maps.Keys(w.hand))}
 	if p.turn != nil {
 		for _, t := range p.turn.Tenants {
 			st.Tenants = append(st.Tenants, t.Namespace)
@@ -195,7 +186,7 @@ func (noCertificates) For([]orama.NamespaceID) (certPEM, keyPEM []byte, err erro
 }
 
 func newWorld() *world {
-	w := &world{units: map[string]*process{}, observed: map[string][]orama.State{}, last: map[string]orama.Observation{}}
+	w := &world{units: map[string]*process{}, observed: map[string][]orama.State{}, last: map[string]orama.Observation{}, hand: map[orama.RoomID]int{}}
 	w.cluster.Revision = 1
 	w.cluster.Nodes = []orama.Node{{ID: self, PublicIP: netip.MustParseAddr("127.0.0.11"), MeshIP: netip.MustParseAddr("127.10.0.1")}}
 	return w
@@ -400,26 +391,5 @@ func TestOrderlyEndIsRecorded(t *testing.T) {
 		later(time.Second)
 		a.ReportGone(t.Context())
 		require.Equal(t, orama.StateGone, w.last["sfu/alpha"].State)
-	})
-}
-
-func TestRecordsOfEmptyRoomsAreRemoved(t *testing.T) {
-	w := newWorld()
-	within(t, w, func(t *testing.T, _ *node.Agent) {
-		old := time.Now().Add(-time.Hour)
-		w.rooms = []orama.Room{
-			{ID: "busy", Node: self, Epoch: 1, UpdatedAt: old},
-			{ID: "empty", Node: self, Epoch: 1, UpdatedAt: old},
-			{ID: "kept", Node: self, Epoch: 1, UpdatedAt: old, Permanent: true},
-			{ID: "elsewhere", Node: "node-2", Epoch: 1, UpdatedAt: old},
-			{ID: "new", Node: self, Epoch: 1, UpdatedAt: time.Now().Add(time.Hour)},
-		}
-		w.enable("alpha")
-		later(30 * time.Second)
-		var left []orama.RoomID
-		for _, r := range w.rooms {
-			left = append(left, r.ID)
-		}
-		require.Equal(t, []orama.RoomID{"busy", "kept", "elsewhere", "new"}, left)
 	})
 }

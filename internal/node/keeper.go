@@ -49,7 +49,7 @@ type keeper struct {
 	boot     string // to which start of the process
 	probed   map[orama.NamespaceID]time.Time
 	problems map[orama.NamespaceID]string
-	swept    time.Time // when rooms were last tidied
+	rooms    roomSweep
 }
 
 func newKeeper(a *Agent, key unitKey) *keeper {

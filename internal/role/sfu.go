@@ -24,6 +24,7 @@ func SFU(ctx context.Context, ns orama.NamespaceID, u Unit) error {
 		return srv.Apply(spec)
 	}, srv.Status)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("POST /v1/rooms/{id}/move", serveMove(srv))
 	return u.controlled(ctx, mux, func() string { return sfuStatus(srv.Status()) }, func() {
 		bounded, cancel := context.WithTimeout(context.Background(), u.Drain)
 		defer cancel()
