@@ -37,6 +37,9 @@ var contract = []struct {
 	{"OldEventsGo", oldEventsGo},
 	{"TextAndNumbersAreKeptAsTheyAre", textAndNumbersAreKeptAsTheyAre},
 	{"SeveralQueriesSeeOneMoment", severalQueriesSeeOneMoment},
+	{"ChallengesComeAndGo", challengesComeAndGo},
+	{"FilesAreKept", filesAreKept},
+	{"ALockHasOneHolder", aLockHasOneHolder},
 }
 
 func whatIsCommittedIsRead(t *testing.T, w world) {
