@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"orama.network/orama"
@@ -43,7 +44,13 @@ type Deps struct {
 }
 
 // Operator may be used from any goroutine, and beside others on the same records.
-type Operator struct{ d Deps }
+type Operator struct {
+	d Deps
+
+	mu        sync.Mutex // guards the following fields
+	watch     plan.Watch
+	explained map[string]bool // reasons that were logged
+}
 
 // New makes an operator.
 func New(d Deps) *Operator {

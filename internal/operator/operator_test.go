@@ -87,6 +87,7 @@ func TestANamespaceWithWebRTCIsDeletedByForce(t *testing.T) {
 func TestEnableReportsWhatIsObserved(t *testing.T) {
 	in(t, 3, func(t *testing.T, w *world, o *Operator) {
 		var said []string
+		var placed int64
 		s, err := o.EnableWebRTC(t.Context(), "demo", Options{CredentialTTL: 20 * time.Second}, func(s Step) {
 			if text := s.String(); text != "" {
 				said = append(said, text)
@@ -95,20 +96,31 @@ func TestEnableReportsWhatIsObserved(t *testing.T) {
 				i := slices.IndexFunc(w.c.Instances, func(i orama.Instance) bool { return i.Node == s.Node && i.Role == orama.RoleTURN })
 				require.Equal(t, orama.StateReady, w.c.Instances[i].Observed.State, "said before it was seen")
 			}
-			if s.Step != StepDNS {
+			if s.Step != StepDNS && s.Step != StepState {
 				require.Empty(t, w.look(t).DNS, "a name before every relay was seen")
+			}
+			if s.Step == StepState && s.State == Done {
+				i := slices.IndexFunc(w.c.Nodes, func(n orama.Node) bool { return n.ID == s.Node })
+				require.GreaterOrEqual(t, w.c.Nodes[i].Report.State, placed, "said before it was seen")
+			}
+			if s.Step == StepPorts && placed == 0 {
+				placed = w.look(t).Revision
 			}
 		})
 		require.NoError(t, err)
-		require.Equal(t, "secret: 32 random bytes, sealed with the cluster key", said[0])
-		require.Equal(t, "record: credentials live 20s", said[1])
-		require.Equal(t, "ports on node-1: relay 49152-49951, signalling 30000, media 20000-20499", said[2])
-		require.Equal(t, "ports on node-3: signalling 30000, media 20000-20499", said[4])
+		slices.Sort(said[:3]) // the nodes answer as they come
+		require.Equal(t, "prerequisites on node-1: store, cache and gateway serve", said[0])
+		require.Equal(t, "secret: 32 random bytes, sealed with the cluster key", said[3])
+		require.Equal(t, "record: credentials live 20s", said[4])
+		require.Equal(t, "ports on node-1: relay 49152-49951, signalling 30000, media 20000-20499", said[5])
+		require.Equal(t, "ports on node-3: signalling 30000, media 20000-20499", said[7])
 		require.Contains(t, said, "turn on node-2: ready")
 		require.Contains(t, said, "sfu on node-3: ready")
 		require.Contains(t, said, "state on node-3: cluster_state.json is saved")
+		dns := slices.IndexFunc(said, func(s string) bool { return strings.HasPrefix(s, "dns") })
+		require.Equal(t, len(said)-4, dns, "the state files are last: %q", said)
 		require.Equal(t, "dns: turn-1.ns-demo.orama.test is 192.0.2.1; turn-2.ns-demo.orama.test is 192.0.2.2; "+
-			"turn.ns-demo.orama.test is 192.0.2.1, 192.0.2.2", said[len(said)-1])
+			"turn.ns-demo.orama.test is 192.0.2.1, 192.0.2.2", said[dns])
 
 		require.True(t, s.Enabled)
 		require.Equal(t, 20, s.TURNCredentialTTL)
@@ -165,7 +177,7 @@ func TestTheMinimumIsEnough(t *testing.T) {
 	in(t, 3, func(t *testing.T, w *world, o *Operator) {
 		w.set(func() {
 			w.broken["node-1/turn"] = "exit 1"
-			w.silent["node-3"] = true
+			w.stuck["node-3"] = true
 		})
 		var failed []string
 		s, err := o.EnableWebRTC(t.Context(), "demo", Options{Wait: 20 * time.Second}, func(s Step) {
@@ -437,21 +449,24 @@ func TestACallerMayGoAwayAtAnyStep(t *testing.T) {
 func TestEnableWaitsThroughAnOutageOfTheStore(t *testing.T) {
 	in(t, 3, func(t *testing.T, w *world, o *Operator) {
 		gone := errors.New("no leader")
-		lose := func(s Step) {
-			if s.State == Waiting {
-				w.set(func() { w.unread = gone })
-			}
+		enable := func(step string, wait time.Duration) error {
+			lose := sync.OnceFunc(func() { w.set(func() { w.unread = gone }) })
+			_, err := o.EnableWebRTC(t.Context(), "demo", Options{Wait: wait}, func(s Step) {
+				if s.Step == step && s.State == Waiting {
+					lose()
+				}
+			})
+			return err
 		}
-		go func() {
-			time.Sleep(20 * time.Second)
-			w.set(func() { w.unread = nil })
-		}()
-		_, err := o.EnableWebRTC(t.Context(), "demo", Options{}, lose)
-		require.NoError(t, err)
-		require.NoError(t, o.DisableWebRTC(t.Context(), "demo", nil))
-
-		_, err = o.EnableWebRTC(t.Context(), "demo", Options{Wait: 5 * time.Second}, lose)
-		require.ErrorIs(t, err, gone)
+		for _, step := range []string{StepPrerequisites, StepSFU} {
+			go func() {
+				time.Sleep(20 * time.Second)
+				w.set(func() { w.unread = nil })
+			}()
+			require.NoError(t, enable(step, 0))
+			require.NoError(t, o.DisableWebRTC(t.Context(), "demo", nil))
+		}
+		require.ErrorIs(t, enable(StepSFU, 5*time.Second), gone)
 		w.set(func() { w.unread = nil })
 		require.Len(t, w.look(t).Instances, 5)
 	}, "demo")

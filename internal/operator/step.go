@@ -7,8 +7,10 @@ import (
 	"orama.network/orama"
 )
 
-// The steps of enabling and disabling, as the specification counts them.
+// The steps of enabling and disabling, as the specification counts them, after what is checked first.
 const (
+	StepPrerequisites = "prerequisites"
+
 	StepSecret = "secret"
 	StepRecord = "record"
 	StepPorts  = "ports"

@@ -17,8 +17,6 @@ const (
 	maxWait     = 10 * time.Minute
 	minTTL      = 5 * time.Second // below it a credential would end before its refresh arrived
 	maxTTL      = 24 * time.Hour
-	// goneWithin is how long disabling waits until every process was seen gone: draining takes a few seconds.
-	goneWithin = 60 * time.Second
 	// lookEvery is how often the records are read while something is awaited.
 	lookEvery = 50 * time.Millisecond
 )
@@ -42,8 +40,12 @@ func (p *Options) check() error {
 	return nil
 }
 
-// EnableWebRTC gives a namespace TURN and SFUs and returns when they were seen to serve and are named in DNS. Where
-// it is enabled already it adds what is missing, and returns what is there.
+// EnableWebRTC gives a namespace TURN and SFUs and returns when they were seen to serve, are named in DNS, and the nodes
+// have them in their state files. Where it is enabled already it adds what is missing, and returns what is there.
+//
+// First it checks what everything rests upon: without a store that can be written, or a single node whose store, cache and
+// gateway serve, nothing is begun (unavailable, "prerequisite_missing"). Other nodes that lack something are named in
+// progress and do not hold it up.
 //
 // After Wait one TURN and one SFU are enough. With less, what this call began is undone, and the error
 // (unavailable, "webrtc_not_ready") says per node why. When ctx ends first, nothing is undone: the agents carry on,
@@ -56,11 +58,15 @@ func (o *Operator) EnableWebRTC(ctx context.Context, ns orama.NamespaceID, opt O
 		return Status{}, err
 	}
 	r := newReporter(progress)
-	began, err := o.place(ctx, ns, opt, r)
+	deadline := o.d.Now().Add(opt.Wait)
+	if err := o.prerequisites(ctx, ns, opt, deadline, r); err != nil {
+		return Status{}, err
+	}
+	began, revision, err := o.place(ctx, ns, opt, r)
 	if err != nil {
 		return Status{}, err
 	}
-	missing, err := o.awaitReady(ctx, ns, opt.Wait, r)
+	missing, err := o.awaitReady(ctx, ns, deadline, r)
 	if err != nil {
 		return Status{}, err
 	}
@@ -70,11 +76,15 @@ func (o *Operator) EnableWebRTC(ctx context.Context, ns orama.NamespaceID, opt O
 	if err := o.publish(ctx, ns, r); err != nil {
 		return Status{}, err
 	}
+	if err := o.awaitState(ctx, revision, deadline, r); err != nil {
+		return Status{}, err
+	}
 	return o.Status(ctx, ns)
 }
 
-// place commits the record, the nodes and the ports. It says whether this call made the record.
-func (o *Operator) place(ctx context.Context, ns orama.NamespaceID, opt Options, r *reporter) (began bool, err error) {
+// place commits the record, the nodes and the ports. It says whether this call made the record, and the revision from
+// which on the nodes are to have it.
+func (o *Operator) place(ctx context.Context, ns orama.NamespaceID, opt Options, r *reporter) (began bool, revision int64, err error) {
 	sealed := o.d.Keys.Seal(auth.NewTURNSecret(), plan.SecretAAD(ns))
 	var ch orama.Change
 	before, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
@@ -83,7 +93,11 @@ func (o *Operator) place(ctx context.Context, ns orama.NamespaceID, opt Options,
 		return ch, err
 	})
 	if err != nil {
-		return false, err
+		return false, 0, err
+	}
+	revision = before.Revision
+	if !plan.Empty(ch) {
+		revision++
 	}
 	n, _ := namespaceOf(before, ns)
 	began = n.WebRTC == nil
@@ -99,7 +113,7 @@ func (o *Operator) place(ctx context.Context, ns orama.NamespaceID, opt Options,
 		r.say(StepRecord, "", Done, "kept: credentials live %s", n.WebRTC.CredentialTTL)
 	}
 	o.sayPorts(append(instancesOf(before, ns), ch.PutInstances...), r)
-	return began, nil
+	return began, revision, nil
 }
 
 // sayPorts names each node's blocks, whatever their role.
@@ -125,9 +139,8 @@ func ports(p orama.PortRange) string {
 	return fmt.Sprintf("%d-%d", p.First, int(p.First)+int(p.Count)-1)
 }
 
-// awaitReady looks at the instances until all are ready, or enough of them after wait. missing says why it is not enough.
-func (o *Operator) awaitReady(ctx context.Context, ns orama.NamespaceID, wait time.Duration, r *reporter) (missing string, err error) {
-	deadline := o.d.Now().Add(wait)
+// awaitReady looks at the instances until all are ready, or enough of them at the deadline. missing says why it is not enough.
+func (o *Operator) awaitReady(ctx context.Context, ns orama.NamespaceID, deadline time.Time, r *reporter) (missing string, err error) {
 	for {
 		c, readErr := o.d.Store.Cluster(ctx)
 		late := !o.d.Now().Before(deadline)
@@ -142,9 +155,11 @@ func (o *Operator) awaitReady(ctx context.Context, ns orama.NamespaceID, wait ti
 			instances := wanted(c, ns, o.d.Now())
 			o.sayInstances(instances, late, r)
 			if allReady(instances) {
+				sayMissing(plan.Missing(c, ns, o.d.Now()), r)
 				return "", nil
 			}
 			if late {
+				sayMissing(plan.Missing(c, ns, o.d.Now()), r)
 				return notEnough(instances), nil
 			}
 		}
@@ -170,8 +185,6 @@ func (o *Operator) sayInstances(instances []Instance, late bool, r *reporter) {
 		switch {
 		case i.State == orama.StateReady:
 			r.say(string(i.Role), i.Node, Done, "ready")
-			// An agent saves its state file before it starts what the file names.
-			r.say(StepState, i.Node, Done, "cluster_state.json is saved")
 		case i.State == orama.StateFailed && i.Detail != "":
 			r.say(string(i.Role), i.Node, Failed, "%s", i.Detail)
 		case i.State == orama.StateFailed || late:
@@ -179,6 +192,13 @@ func (o *Operator) sayInstances(instances []Instance, late bool, r *reporter) {
 		default:
 			r.say(string(i.Role), i.Node, Waiting, "%s", why(i))
 		}
+	}
+}
+
+// sayMissing tells of what could not be placed. It is no failure: Converge adds it when a node can take it.
+func sayMissing(missing []plan.Shortfall, r *reporter) {
+	for _, m := range missing {
+		r.say(string(m.Role), "", Failed, "%d of %d, the rest comes when a node can take it: %s", m.Have, m.Want, m.Why)
 	}
 }
 
@@ -222,10 +242,10 @@ func (o *Operator) giveUp(ctx context.Context, ns orama.NamespaceID, opt Options
 		return e
 	}
 	// The caller may be gone by now; what it began is undone all the same.
-	bg, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*goneWithin)
+	bg, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*goneWithin+stateWithin)
 	defer cancel()
 	if err := o.disable(bg, ns, r); err != nil {
-		e.Message = fmt.Sprintf("WebRTC could not be enabled for %s within %s: %s; undoing it is not finished, run disable", ns, opt.Wait, missing)
+		e.Message = fmt.Sprintf("WebRTC could not be enabled for %s within %s: %s; undoing it is under way and goes on by itself", ns, opt.Wait, missing)
 		e.Err = err
 		return e
 	}
@@ -264,112 +284,6 @@ func (o *Operator) publishAll(ctx context.Context) error {
 		return orama.Change{PutDNS: put, DeleteDNS: del}, nil
 	})
 	return err
-}
-
-// DisableWebRTC takes a namespace's relays out of DNS, has every instance drain and stop, and when all were seen gone
-// releases ports, record and rooms. It is no error when there is nothing to disable. What is not seen gone in
-// time (unavailable, "webrtc_not_gone") keeps its ports, and Converge finishes it later.
-func (o *Operator) DisableWebRTC(ctx context.Context, ns orama.NamespaceID, progress func(Step)) error {
-	if err := auth.ValidNamespace(string(ns)); err != nil {
-		return err
-	}
-	return o.disable(ctx, ns, newReporter(progress))
-}
-
-func (o *Operator) disable(ctx context.Context, ns orama.NamespaceID, r *reporter) error {
-	before, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
-		n, ok := namespaceOf(c, ns)
-		if ok && n.WebRTC == nil {
-			return orama.Change{}, nil
-		}
-		return plan.Disable(c, ns, o.d.Now())
-	})
-	if err != nil {
-		return err
-	}
-	if n, _ := namespaceOf(before, ns); n.WebRTC == nil {
-		r.say(StepRecord, "", Done, "WebRTC is not enabled")
-		return nil
-	}
-	r.say(StepDNS, "", Done, "its names are withdrawn")
-	return o.awaitGone(ctx, ns, instancesOf(before, ns), r)
-}
-
-// awaitGone finishes the disabling as its instances are seen gone.
-func (o *Operator) awaitGone(ctx context.Context, ns orama.NamespaceID, had []orama.Instance, r *reporter) error {
-	deadline := o.d.Now().Add(goneWithin)
-	for {
-		c, err := o.finish(ctx, ns)
-		late := !o.d.Now().Before(deadline)
-		switch {
-		case err != nil && (late || ctx.Err() != nil):
-			return err
-		case err == nil:
-			left := instancesOf(c, ns)
-			n, _ := namespaceOf(c, ns)
-			again := enabled(n) // somebody else was faster than our look at it
-			o.sayGone(had, left, again, r)
-			if n.WebRTC == nil || again {
-				o.sayReleased(had, r)
-				return nil
-			}
-			if late {
-				return notGone(ns, left, o.d.Now())
-			}
-		}
-		if err := sleep(ctx, lookEvery); err != nil {
-			return err
-		}
-	}
-}
-
-// finish commits what plan.Finish finds, and reads again.
-func (o *Operator) finish(ctx context.Context, ns orama.NamespaceID) (orama.Cluster, error) {
-	_, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
-		ch, _ := plan.Finish(c, ns)
-		for i := range ch.Events {
-			ch.Events[i].At = o.d.Now()
-		}
-		return ch, nil
-	})
-	if err != nil {
-		return orama.Cluster{}, err
-	}
-	return o.d.Store.Cluster(ctx)
-}
-
-func (o *Operator) sayGone(had, left []orama.Instance, again bool, r *reporter) {
-	for _, h := range had {
-		i := slices.IndexFunc(left, func(l orama.Instance) bool { return l.Node == h.Node && l.Role == h.Role })
-		if i < 0 || again {
-			r.say(string(h.Role), h.Node, Done, "stopped")
-		} else {
-			r.say(string(h.Role), h.Node, Waiting, "%s", why(seen(left[i], o.d.Now())))
-		}
-	}
-}
-
-func (o *Operator) sayReleased(had []orama.Instance, r *reporter) {
-	r.say(StepPorts, "", Done, "released")
-	r.say(StepRecord, "", Done, "configuration and rooms removed")
-	nodes := map[orama.NodeID]bool{}
-	for _, h := range had {
-		nodes[h.Node] = true
-	}
-	for _, n := range sortedKeys(nodes) {
-		// An agent saved its state file without the namespace before it stopped what the file had named.
-		r.say(StepState, n, Done, "cluster_state.json is saved")
-	}
-}
-
-func notGone(ns orama.NamespaceID, left []orama.Instance, now time.Time) error {
-	var who []string
-	for _, i := range left {
-		who = append(who, fmt.Sprintf("%s %s is %s", i.Node, i.Role, why(seen(i, now))))
-	}
-	return orama.Errorf(orama.KindUnavailable, "webrtc_not_gone",
-		"WebRTC is out of use for %s but not all of it was seen stopped within %s; its ports are released when it is: %s",
-		ns, goneWithin, strings.Join(who, "; "))
 }
 
 func sortedKeys[K ~string, V any](m map[K]V) []K {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,7 +31,9 @@ type world struct {
 
 	// broken says how an instance's process fails; "" is not at all. Guarded by mu, as the following.
 	broken map[string]string
-	silent map[orama.NodeID]bool // agents that do nothing
+	stuck  map[orama.NodeID]bool              // agents that are heard and start nothing
+	silent map[orama.NodeID]bool              // agents that do nothing
+	checks map[orama.NodeID]map[string]string // what agents say of their parts; nil: all serve
 	before func(orama.Change) error
 	unread error
 
@@ -41,7 +44,8 @@ type world struct {
 
 // newWorld starts n agents that look at the records every tick, and take that long to start or stop a process.
 func newWorld(t *testing.T, n int, tick time.Duration) *world {
-	w := &world{c: orama.Cluster{Revision: 1}, broken: map[string]string{}, silent: map[orama.NodeID]bool{}, tick: tick}
+	w := &world{c: orama.Cluster{Revision: 1}, broken: map[string]string{}, silent: map[orama.NodeID]bool{}, stuck: map[orama.NodeID]bool{},
+		checks: map[orama.NodeID]map[string]string{}, tick: tick}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = sync.OnceFunc(func() { cancel(); w.done.Wait() })
 	for i := 1; i <= n; i++ {
@@ -118,6 +122,9 @@ func (w *world) Commit(ctx context.Context, ch orama.Change) error {
 	}
 	for _, p := range ch.PutInstances {
 		if i := slices.IndexFunc(c.Instances, func(x orama.Instance) bool { return same(x, p) }); i >= 0 {
+			if in := &c.Instances[i]; in.Desired != p.Desired && in.Observed.State == orama.StateGone {
+				in.Observed.State = orama.StateUnknown
+			}
 			c.Instances[i].Desired = p.Desired
 		} else if slices.ContainsFunc(c.Instances, func(x orama.Instance) bool { return x.Node == p.Node && x.Role == p.Role && x.Ports == p.Ports }) {
 			return orama.ErrConflict // a port has one owner
@@ -127,6 +134,9 @@ func (w *world) Commit(ctx context.Context, ch orama.Change) error {
 	}
 	c.DNS = append(c.DNS, ch.PutDNS...)
 	w.keys = append(w.keys, ch.PutKeys...)
+	w.events = slices.DeleteFunc(w.events, func(e orama.Event) bool {
+		return slices.Contains(ch.DeleteEventsOf, e.Namespace) && strings.HasPrefix(e.Kind, "webrtc.")
+	})
 	w.events = append(w.events, ch.Events...)
 	c.Revision++
 	w.c = c
@@ -148,12 +158,28 @@ func (w *world) agent(ctx context.Context, id orama.NodeID) {
 			return
 		case <-t.C:
 			w.mu.Lock()
+			w.beatLocked(id)
 			for i := range w.c.Instances {
-				if in := &w.c.Instances[i]; in.Node == id && !w.silent[id] {
+				if in := &w.c.Instances[i]; in.Node == id && !w.silent[id] && !w.stuck[id] {
 					w.advanceLocked(in)
 				}
 			}
 			w.mu.Unlock()
+		}
+	}
+}
+
+// beatLocked is a heartbeat: what the agent has saved and how its parts do.
+func (w *world) beatLocked(id orama.NodeID) {
+	w.c.Nodes = slices.Clone(w.c.Nodes)
+	for i := range w.c.Nodes {
+		n := &w.c.Nodes[i]
+		if n.ID != id || w.silent[id] {
+			continue
+		}
+		n.Heartbeat, n.Report.State, n.Report.Checks = time.Now(), w.c.Revision, w.checks[id]
+		if n.Report.Checks == nil {
+			n.Report.Checks = map[string]string{"store": "", "cache": "", "gateway": ""}
 		}
 	}
 }

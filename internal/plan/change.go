@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,13 +22,13 @@ type EnableOptions struct {
 	TURNNodes     int
 	SFUNodes      int
 	Now           time.Time
-	Busy          map[orama.NodeID][]orama.PortRange // ports that strangers hold on a node's mesh address
 }
 
 // Enable decides how a namespace gets WebRTC: its record, and on which nodes TURN and SFU run with which ports.
 // On a namespace that has it, it adds what is missing and nothing else: a change that is Empty means that all is
 // as wanted. Fewer nodes than wanted are enough as long as there is one TURN and one SFU; otherwise the error
-// (limited, "no_capacity") says per node why.
+// (limited, "no_capacity") says per node why. Ports that a node reported as held by strangers are passed over, and
+// a node that was not heard for 15 s gets nothing: Converge adds what is missing when it is back.
 func Enable(c orama.Cluster, ns orama.NamespaceID, o EnableOptions) (orama.Change, error) {
 	n, ok := namespaceOf(c, ns)
 	if !ok {
@@ -39,23 +38,18 @@ func Enable(c orama.Cluster, ns orama.NamespaceID, o EnableOptions) (orama.Chang
 		return orama.Change{}, orama.Errorf(orama.KindConflict, "webrtc_disabling",
 			"WebRTC is being disabled for %s; enable it again when that is done", ns)
 	}
-	c.Instances = slices.Clip(c.Instances) // what is placed here is not written into the caller's array
 	ch := orama.Change{Base: c.Revision}
 	cfg, changed := o.config(n.WebRTC)
 	if changed {
 		n.WebRTC = &cfg
 		ch.PutNamespaces = []orama.Namespace{n}
 	}
-	for _, r := range []struct {
-		role orama.Role
-		want int
-	}{{orama.RoleTURN, cfg.TURNNodes}, {orama.RoleSFU, cfg.SFUNodes}} {
-		p := &placement{c: c, ns: ns, now: o.Now, ports: portsOf(c, o.Busy)}
+	p := placementOf(c, ns, o.Now)
+	for _, r := range wants(cfg) {
 		ch.PutInstances = append(ch.PutInstances, p.place(r.role, r.want)...)
 		if p.running(r.role) == 0 {
 			return orama.Change{}, noCapacity(ns, r.role, p.reasons(r.role))
 		}
-		c = p.c // the next role sees what this one took
 	}
 	if !Empty(ch) {
 		ch.Events = []orama.Event{event(c.Revision, o.Now, "webrtc.enabling", ns, placed(ch.PutInstances))}
@@ -88,6 +82,44 @@ func orDefault[T int | time.Duration](v, def T) T {
 	return v
 }
 
+// wish is how many instances of a role are wanted.
+type wish struct {
+	role orama.Role
+	want int
+}
+
+// wants lists the roles in the order in which they are placed.
+func wants(cfg orama.WebRTCConfig) []wish {
+	return []wish{{orama.RoleTURN, cfg.TURNNodes}, {orama.RoleSFU, cfg.SFUNodes}}
+}
+
+// Shortfall is a role of an enabled namespace that fewer instances are placed of than are wanted.
+type Shortfall struct {
+	Role       orama.Role
+	Have, Want int
+	Why        string // per node
+}
+
+func (s Shortfall) String() string {
+	return fmt.Sprintf("%d of %d %s: %s", s.Have, s.Want, s.Role, s.Why)
+}
+
+// Missing lists the roles of a namespace that too few are placed of.
+func Missing(c orama.Cluster, ns orama.NamespaceID, now time.Time) []Shortfall {
+	n, ok := namespaceOf(c, ns)
+	if !ok || n.WebRTC == nil || n.WebRTC.Disabling {
+		return nil
+	}
+	var out []Shortfall
+	p := placementOf(c, ns, now)
+	for _, r := range wants(*n.WebRTC) {
+		if have := p.running(r.role); have < r.want {
+			out = append(out, Shortfall{r.role, have, r.want, strings.Join(p.reasons(r.role), "; ")})
+		}
+	}
+	return out
+}
+
 func placed(instances []orama.Instance) string {
 	var b strings.Builder
 	for _, i := range instances {
@@ -113,7 +145,7 @@ func event(base int64, at time.Time, kind string, ns orama.NamespaceID, detail s
 // Empty reports whether a change changes nothing, so that it need not be committed.
 func Empty(ch orama.Change) bool {
 	return len(ch.PutNamespaces)+len(ch.DeleteNamespaces)+len(ch.PutKeys)+len(ch.DeleteKeys)+len(ch.PutInstances)+len(ch.DeleteInstances)+
-		len(ch.PutDNS)+len(ch.DeleteDNS)+len(ch.DeleteRoomsOf)+len(ch.Events) == 0
+		len(ch.PutDNS)+len(ch.DeleteDNS)+len(ch.DeleteRoomsOf)+len(ch.DeleteEventsOf)+len(ch.Events) == 0
 }
 
 // Disable decides the first half of taking WebRTC away: no name leads to it, no credential is given, and every
@@ -150,9 +182,12 @@ func Disable(c orama.Cluster, ns orama.NamespaceID, now time.Time) (orama.Change
 }
 
 // Finish decides the second half: instances that were to stop and were seen gone give their ports back, and
-// when none is left of a namespace that is being disabled, its configuration and rooms go too. False: there is
+// when none is left of a namespace that is being disabled, its configuration, rooms and events go too. False: there is
 // nothing to do now. An agent reports gone only of an instance that it knew was to stop.
-func Finish(c orama.Cluster, ns orama.NamespaceID) (orama.Change, bool) {
+//
+// A lost node cannot say that its instances are gone. They are forgotten without it, in a namespace that is enabled
+// when those that replaced them were seen ready; should it come back, its agent stops what has no record.
+func Finish(c orama.Cluster, ns orama.NamespaceID, s Silence) (orama.Change, bool) {
 	n, ok := namespaceOf(c, ns)
 	if !ok {
 		return orama.Change{}, false
@@ -160,11 +195,12 @@ func Finish(c orama.Cluster, ns orama.NamespaceID) (orama.Change, bool) {
 	ch := orama.Change{Base: c.Revision}
 	left := 0
 	for _, i := range c.Instances {
-		switch {
-		case i.Namespace != ns:
-		case i.Desired == orama.DesiredStop && i.Observed.State == orama.StateGone:
+		if i.Namespace != ns {
+			continue
+		}
+		if i.Desired == orama.DesiredStop && (i.Observed.State == orama.StateGone || s.lost(c, i.Node) && replaced(c, n, i.Role, s)) {
 			ch.DeleteInstances = append(ch.DeleteInstances, i)
-		default:
+		} else {
 			left++
 		}
 	}
@@ -172,6 +208,7 @@ func Finish(c orama.Cluster, ns orama.NamespaceID) (orama.Change, bool) {
 		n.WebRTC = nil
 		ch.PutNamespaces = []orama.Namespace{n}
 		ch.DeleteRoomsOf = []orama.NamespaceID{ns}
+		ch.DeleteEventsOf = []orama.NamespaceID{ns}
 		for _, r := range c.DNS {
 			if recordNamespace(r.Name) == ns {
 				ch.DeleteDNS = append(ch.DeleteDNS, r)
@@ -181,4 +218,23 @@ func Finish(c orama.Cluster, ns orama.NamespaceID) (orama.Change, bool) {
 		ch.Events = []orama.Event{event(c.Revision, time.Time{}, "webrtc.disabled", ns, "")}
 	}
 	return ch, !Empty(ch)
+}
+
+// replaced reports whether a namespace no longer needs what a lost node had in a role: it is not to have any, or all
+// that are to run elsewhere were seen ready.
+func replaced(c orama.Cluster, n orama.Namespace, role orama.Role, s Silence) bool {
+	if n.WebRTC == nil || n.WebRTC.Disabling {
+		return true
+	}
+	ready := 0
+	for _, i := range c.Instances {
+		if i.Namespace != n.ID || i.Role != role || i.Desired != orama.DesiredRun || s.lost(c, i.Node) {
+			continue
+		}
+		if i.Observed.State != orama.StateReady {
+			return false
+		}
+		ready++
+	}
+	return ready > 0
 }

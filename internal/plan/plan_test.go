@@ -197,7 +197,7 @@ func TestEnableRefuses(t *testing.T) {
 	dead := hosts(1, "demo")
 	dead.Nodes[0].Heartbeat = now.Add(-11 * time.Minute)
 	_, err = Enable(dead, "demo", options())
-	require.ErrorContains(t, err, "node-1: silent for more than 10m0s")
+	require.ErrorContains(t, err, "node-1: its agent is silent since 2026-11-22T11:49:00Z, or its clock is behind")
 	require.Equal(t, orama.KindLimited, orama.KindOf(err))
 }
 
@@ -228,26 +228,70 @@ func TestTheTwentyFirstNamespaceIsRefusedByName(t *testing.T) {
 }
 
 func TestPortsOfStrangersAreSkipped(t *testing.T) {
-	o := options()
-	o.Busy = map[orama.NodeID][]orama.PortRange{"node-1": {{First: 49951, Count: 2}, {First: 20499, Count: 1}, {First: 30000, Count: 3}}}
-	ch, err := Enable(hosts(1, "demo"), "demo", o)
+	c := hosts(1, "demo")
+	c.Nodes[0].Report.Busy = []orama.PortRange{{First: 49951, Count: 2}, {First: 20499, Count: 1}, {First: 30000, Count: 3}}
+	ch, err := Enable(c, "demo", options())
 	require.NoError(t, err)
 	require.Equal(t, uint16(49152+1600), ch.PutInstances[0].Ports.Relay.First, "a stranger's ports may lie in two blocks")
 	require.Equal(t, orama.Ports{Signal: orama.PortRange{First: 30003, Count: 1}, Media: orama.PortRange{First: 20500, Count: 500}}, ch.PutInstances[1].Ports)
+
+	// Clients on the same host use ports of the relay range for a moment. A relay passes over them.
+	for i := range relaySpace.blocks() {
+		b := relaySpace.block(i)
+		c.Nodes[0].Report.Busy = append(c.Nodes[0].Report.Busy, orama.PortRange{First: b.First + 7, Count: uint16(30 - i)})
+	}
+	ch, err = Enable(c, "demo", options())
+	require.NoError(t, err)
+	require.Equal(t, relaySpace.block(19), ch.PutInstances[0].Ports.Relay, "the block with the fewest")
+
+	c.Nodes[0].Report.Busy = []orama.PortRange{{First: 49152, Count: 16384}}
+	_, err = Enable(c, "demo", options())
+	require.ErrorContains(t, err, "node-1: all 20 blocks of relay ports 49152-65535 are taken, 0 by namespaces and 20 by other programs' sockets")
+	c.Nodes[0].Report.Busy = []orama.PortRange{{First: 30000, Count: 100}}
+	_, err = Enable(c, "demo", options())
+	require.ErrorContains(t, err, "all 100 blocks of signalling ports")
 }
 
-func TestPlacementPrefersTheLivingAndOtherZones(t *testing.T) {
-	c := hosts(4, "demo")
+func TestPlacementIsOnTheLiving(t *testing.T) {
+	c := hosts(3, "demo")
 	c.Nodes[0].Heartbeat = now.Add(-time.Minute) // silent, not lost
-	c.Nodes[1].Zone, c.Nodes[2].Zone, c.Nodes[3].Zone = "a", "a", "b"
 	c = enable(t, c, "demo")
-	require.Equal(t, []orama.NodeID{"node-2", "node-4"}, where(c, "demo", orama.RoleTURN))
-	require.Equal(t, []orama.NodeID{"node-2", "node-3", "node-4"}, where(c, "demo", orama.RoleSFU))
+	require.Equal(t, []orama.NodeID{"node-2", "node-3"}, where(c, "demo", orama.RoleTURN))
+	require.Equal(t, []orama.NodeID{"node-2", "node-3"}, where(c, "demo", orama.RoleSFU), "nothing new for a silent one")
+	require.Equal(t, []Shortfall{{orama.RoleSFU, 2, 3, "node-1: its agent is silent since 2026-11-22T11:59:00Z, or its clock is behind"}},
+		Missing(c, "demo", now))
+	c.Nodes[0].Heartbeat = now
+	c = enable(t, c, "demo")
+	require.Len(t, where(c, "demo", orama.RoleSFU), 3)
+	require.Empty(t, Missing(c, "demo", now))
+}
 
-	few := hosts(2, "demo")
-	few.Nodes[0].Heartbeat = now.Add(-time.Minute)
-	few.Nodes[0].Zone, few.Nodes[1].Zone = "a", "a"
-	require.Len(t, where(enable(t, few, "demo"), "demo", orama.RoleTURN), 2, "better silent or in one zone than none")
+func TestRelaysAreApart(t *testing.T) {
+	zones := func(names ...string) orama.Cluster {
+		c := hosts(len(names), "demo")
+		for i, z := range names {
+			c.Nodes[i].Zone = z
+		}
+		return c
+	}
+	c := enable(t, zones("a", "a", "b"), "demo")
+	require.Equal(t, []orama.NodeID{"node-1", "node-3"}, where(c, "demo", orama.RoleTURN))
+	require.Len(t, where(c, "demo", orama.RoleSFU), 3, "SFUs may share a zone")
+
+	c = enable(t, zones("a", "a", "a"), "demo")
+	require.Equal(t, []orama.NodeID{"node-1"}, where(c, "demo", orama.RoleTURN), "rather one fewer")
+	require.Equal(t, "1 of 2 turn: node-2: it shares zone a with the relay on node-1; node-3: it shares zone a with the relay on node-1",
+		Missing(c, "demo", now)[0].String())
+	require.Len(t, where(enable(t, zones("", ""), "demo"), "demo", orama.RoleTURN), 2, "who names no zone shares none")
+
+	c = hosts(3, "demo")
+	c.Nodes[1].MeshIP = c.Nodes[0].MeshIP
+	require.Equal(t, []orama.NodeID{"node-1", "node-3"}, where(enable(t, c, "demo"), "demo", orama.RoleTURN), "one mesh address is one host")
+
+	// The best node alone would leave no place for a second relay.
+	c = zones("a", "a", "b")
+	c.Nodes[0].PublicIP = c.Nodes[2].PublicIP // node-1 is together with both others
+	require.Equal(t, []orama.NodeID{"node-2", "node-3"}, where(enable(t, c, "demo"), "demo", orama.RoleTURN))
 }
 
 func TestTwoRelaysNeverShareAPublicAddress(t *testing.T) {
@@ -260,13 +304,67 @@ func TestTwoRelaysNeverShareAPublicAddress(t *testing.T) {
 	require.Equal(t, []orama.NodeID{"node-1", "node-3"}, where(c, "other", orama.RoleTURN), "one TURN process an address, for all namespaces")
 }
 
+// Whatever is measured, in the order of its weight: the first of two equal nodes is taken unless the second is better.
+func TestCapacityIsReal(t *testing.T) {
+	fine := orama.NodeReport{CPUs: 4, Load: 1, MemoryTotal: 100, MemoryAvailable: 60, Relays: 60, Bandwidth: 30, LinkSpeed: 100}
+	for name, worse := range map[string]func(*orama.NodeReport){
+		"a part does not serve":  func(r *orama.NodeReport) { r.Checks = map[string]string{"cache": "connection refused"} },
+		"CPU is strained":        func(r *orama.NodeReport) { r.Load = 7 },
+		"memory is strained":     func(r *orama.NodeReport) { r.MemoryAvailable = 5 },
+		"the link is strained":   func(r *orama.NodeReport) { r.Bandwidth = 90 },
+		"more relays are in use": func(r *orama.NodeReport) { r.Relays = 120 },
+		"more load per CPU":      func(r *orama.NodeReport) { r.CPUs = 2 },
+		"less memory":            func(r *orama.NodeReport) { r.MemoryAvailable = 40 },
+		"a fuller link":          func(r *orama.NodeReport) { r.Bandwidth = 60 },
+	} {
+		c := hosts(2, "demo")
+		c.Nodes[0].Report, c.Nodes[1].Report = fine, fine
+		worse(&c.Nodes[0].Report)
+		o := options()
+		o.TURNNodes, o.SFUNodes = 1, 1
+		ch, err := Enable(c, "demo", o)
+		require.NoError(t, err)
+		require.Equal(t, orama.NodeID("node-2"), ch.PutInstances[0].Node, name)
+		worse(&c.Nodes[1].Report)
+		ch, err = Enable(c, "demo", o)
+		require.NoError(t, err)
+		require.Equal(t, orama.NodeID("node-1"), ch.PutInstances[0].Node, name)
+	}
+	c := hosts(2, "demo")
+	c.Nodes[0].Report, c.Nodes[1].Report = fine, fine
+	c.Nodes[0].Report.Load, c.Nodes[0].Report.Bandwidth = 1.2, 31
+	require.Equal(t, orama.NodeID("node-1"), enable(t, c, "demo").Instances[0].Node, "noise decides nothing")
+}
+
+func TestPrerequisites(t *testing.T) {
+	serves := map[string]string{"store": "", "cache": "", "gateway": ""}
+	c := hosts(6)
+	for i := range c.Nodes {
+		c.Nodes[i].Report = orama.NodeReport{State: 7, Checks: serves}
+	}
+	c.Nodes[1].Heartbeat = now.Add(-16 * time.Second)
+	c.Nodes[2].Report.State = 6
+	c.Nodes[3].Report.Checks = nil
+	c.Nodes[4].Report.Checks = map[string]string{"store": "", "gateway": ""}
+	c.Nodes[5].Report.Checks = map[string]string{"store": "", "gateway": "", "cache": "connection refused"}
+	var standings []Standing
+	got := Prerequisites(c, now, 7)
+	for _, p := range got {
+		standings = append(standings, p.Standing)
+		require.Equal(t, p.Standing == Serves, p.Detail == "")
+	}
+	require.Equal(t, []Standing{Serves, Silent, Unknown, Unknown, Unknown, Fails}, standings)
+	require.Equal(t, "the cache does not serve: connection refused; see that it runs there and answers on the mesh", got[5].Detail)
+	require.Contains(t, got[4].Detail, "how its cache does")
+}
+
 func TestDisableAndFinish(t *testing.T) {
 	c := seeAll(enable(t, enable(t, hosts(3, "demo", "other"), "demo"), "other"), orama.StateReady)
 	put, _ := DNS(c, "orama.test")
 	c = apply(t, c, orama.Change{Base: c.Revision, PutDNS: put})
 	require.NotEmpty(t, c.DNS)
 
-	_, any := Finish(c, "demo")
+	_, any := Finish(c, "demo", nil)
 	require.False(t, any, "an enabled namespace is not finished")
 	ch, err := Disable(c, "demo", now)
 	require.NoError(t, err)
@@ -278,12 +376,12 @@ func TestDisableAndFinish(t *testing.T) {
 	again, err := Disable(c, "demo", now)
 	require.NoError(t, err)
 	require.True(t, Empty(again))
-	_, any = Finish(c, "demo")
+	_, any = Finish(c, "demo", nil)
 	require.False(t, any, "nothing was seen gone")
 
 	first := slices.IndexFunc(c.Instances, func(i orama.Instance) bool { return i.Namespace == "demo" })
 	c.Instances[first].Observed.State = orama.StateGone
-	ch, any = Finish(c, "demo")
+	ch, any = Finish(c, "demo", nil)
 	require.True(t, any)
 	require.Len(t, ch.DeleteInstances, 1)
 	require.Empty(t, ch.PutNamespaces, "the record stays while an instance may run")
@@ -293,15 +391,16 @@ func TestDisableAndFinish(t *testing.T) {
 	for i := range c.Instances {
 		c.Instances[i].Observed.State = orama.StateGone // the other namespace's are to run: seen gone means crashed
 	}
-	ch, any = Finish(c, "demo")
+	ch, any = Finish(c, "demo", nil)
 	require.True(t, any)
 	require.Equal(t, []orama.NamespaceID{"demo"}, ch.DeleteRoomsOf)
+	require.Equal(t, []orama.NamespaceID{"demo"}, ch.DeleteEventsOf)
 	c = apply(t, c, ch)
 	require.Nil(t, c.Namespaces[0].WebRTC)
 	require.Len(t, c.Instances, others)
-	_, any = Finish(c, "other")
+	_, any = Finish(c, "other", nil)
 	require.False(t, any)
-	_, any = Finish(c, "demo")
+	_, any = Finish(c, "demo", nil)
 	require.False(t, any)
 
 	_, err = Disable(c, "demo", now)
