@@ -44,6 +44,7 @@ type rqlite struct {
 	now      func() time.Time
 	patience time.Duration
 	attempt  time.Duration
+	limit    int64 // of an answer, in bytes
 
 	mu    sync.Mutex
 	first int       // guarded by mu; the node that answered last
@@ -81,8 +82,9 @@ func newRQLite(o Options) (*rqlite, error) {
 			TLSHandshakeTimeout: 2 * time.Second, Proxy: nil}
 	}
 	// Before the first answer no outage is new: nobody waits for a store that may not be there yet.
-	r := &rqlite{user: o.User, password: o.Password, now: time.Now, patience: rqlitePatience, attempt: rqliteAttempt, since: time.Unix(0, 0),
-		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	r := &rqlite{user: o.User, password: o.Password, now: time.Now, patience: rqlitePatience, attempt: rqliteAttempt, limit: maxAnswer,
+		since: time.Unix(0, 0),
+		http:  &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	for _, raw := range o.URLs {
 		u, err := url.Parse(raw)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {

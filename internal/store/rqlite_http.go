@@ -168,12 +168,12 @@ func (r *rqlite) do(ctx context.Context, method, to string, body []byte) ([]byte
 		return nil, err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, r.limit+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case len(answer) > maxAnswer:
-		return nil, fmt.Errorf("its answer is longer than %d bytes", maxAnswer)
+	case int64(len(answer)) > r.limit:
+		return nil, fmt.Errorf("its answer is longer than %d bytes", r.limit)
 	case resp.StatusCode == http.StatusOK:
 		return answer, nil
 	case resp.StatusCode/100 == 3:
