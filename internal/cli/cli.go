@@ -82,7 +82,7 @@ a namespace with WebRTC has TURN relays and SFUs that only those relays can reac
 	f.StringVar(&a.dataDir, "data-dir", "", "directory of the local cluster (default "+defaultDataDirText+")")
 	f.StringVar(&a.env, "env", "local", "cluster to talk to; \"local\" is the one in the default directory")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
-	return group(root, a.up(), a.namespace(), a.token(), a.node(), a.mesh(), a.turn(), a.sfu(), a.version())
+	return group(root, a.up(), a.namespace(), a.token(), a.node(), a.mesh(), a.turn(), a.sfu(), a.firewall(), a.version())
 }
 
 const defaultDataDirText = "~/.local/share/orama/local"

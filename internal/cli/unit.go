@@ -73,3 +73,18 @@ func (a *app) sfu() *cobra.Command {
 	return group(&cobra.Command{Use: "sfu", Short: "The rooms of one namespace on one node"},
 		namespaceFlag(unitFlags(run, &u), &ns))
 }
+
+func (a *app) firewall() *cobra.Command {
+	run := &cobra.Command{
+		Use: "run", Short: "Change UFW's rules for this host's agent (started by systemd, as root)", Args: args(cobra.NoArgs),
+		Long: `Run ufw for the node's agent, which is not root. It takes commands on the socket that systemd
+gives it, and refuses all that do not keep rules whose comment begins with orama:.`,
+		Example: "  systemctl start orama-firewall.socket",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return role.Firewall(c.Context(), a.logger(slog.LevelInfo))
+		},
+	}
+	c := group(&cobra.Command{Use: "firewall", Short: "The host's firewall"}, run)
+	c.Hidden = true
+	return c
+}
