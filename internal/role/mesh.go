@@ -2,9 +2,11 @@ package role
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"orama.network/orama"
@@ -102,4 +104,29 @@ type meshRecords struct {
 func (r meshRecords) Heartbeat(ctx context.Context, n orama.Node, now time.Time) error {
 	n.MeshKey, n.MeshEndpoint = r.mesh.PublicKey(), r.mesh.endpoint()
 	return r.Store.Heartbeat(ctx, n, now)
+}
+
+// peerSilent is how long a peer that lives may be without a handshake: WireGuard makes one every two minutes while
+// packets flow, and keepalives see to that.
+const peerSilent = 4 * time.Minute
+
+// check says what is wrong with the mesh, if anything.
+func (h *hostMesh) check(ctx context.Context) error {
+	s, err := h.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !s.Up {
+		return fmt.Errorf("the interface %s is not up with %s", s.Interface, s.Address)
+	}
+	var silent []string
+	for _, p := range s.Peers {
+		if time.Since(p.LastHandshake) > peerSilent {
+			silent = append(silent, fmt.Sprint(p.AllowedIPs))
+		}
+	}
+	if len(silent) > 0 {
+		return fmt.Errorf("no handshake for %s with %s", peerSilent, strings.Join(silent, ", "))
+	}
+	return nil
 }

@@ -3,17 +3,19 @@ package role
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
+	"github.com/pires/go-proxyproto"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -27,6 +29,7 @@ import (
 	"orama.network/orama/internal/node"
 	"orama.network/orama/internal/operator"
 	"orama.network/orama/internal/plan"
+	"orama.network/orama/internal/probe"
 	"orama.network/orama/internal/store"
 	"orama.network/orama/web"
 )
@@ -40,12 +43,20 @@ type host struct {
 	runDir string
 	log    *slog.Logger
 	keys   *auth.Keys
-	ca     *cert.Authority
 	store  *store.Store
 	units  *units
 	agent  *node.Agent
 	gate   *gateway.Gateway
 	op     *operator.Operator
+
+	mesh    *hostMesh
+	certs   cert.Source
+	roots   *x509.CertPool // that certs lead to; nil: the system's
+	names   *names
+	walls   *walls
+	enrol   *enrolment
+	checks  *checks
+	inspect *operator.Inspector
 }
 
 // Node is the life of one host's agent and gateway. When ctx ends it takes its units with it, unless systemd
@@ -60,8 +71,22 @@ func Node(ctx context.Context, cfg config.Node, runDir string, parent int, log *
 	if err != nil {
 		return err
 	}
-	defer h.store.Close() //nolint:errcheck // read-write is over
+	defer h.close()
 	return h.run(ctx)
+}
+
+// close lets go of what newHost opened.
+func (h *host) close() {
+	if h.store != nil {
+		h.store.Close() //nolint:errcheck // reading and writing are over
+	}
+	if h.mesh != nil {
+		bounded, cancel := context.WithTimeout(context.Background(), nodeGrace)
+		defer cancel()
+		if err := h.mesh.close(bounded); err != nil {
+			h.log.Warn("the mesh's process did not end", "error", err)
+		}
+	}
 }
 
 func newHost(ctx context.Context, cfg config.Node, runDir string, log *slog.Logger) (*host, error) {
@@ -73,17 +98,41 @@ func newHost(ctx context.Context, cfg config.Node, runDir string, log *slog.Logg
 	if err := h.checkManifest(); err != nil {
 		return nil, err
 	}
-	if h.ca, err = cert.LoadAuthority(cfg.Certificates.Authority); err != nil {
-		return nil, err
-	}
-	if h.store, err = openRecords(ctx, cfg.Store, log); err != nil {
-		return nil, err
-	}
-	if err := h.assemble(); err != nil {
-		h.store.Close() //nolint:errcheck // the first error is the reason
+	if err := h.open(ctx, key); err != nil {
+		h.close()
 		return nil, err
 	}
 	return h, nil
+}
+
+// open makes the node's parts, in the order of a cold boot: the mesh, over which the records may be; the records; what
+// is made from them.
+func (h *host) open(ctx context.Context, key [32]byte) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	h.units = newUnits(h.cfg, exe, h.runDir, h.log)
+	var keep unitKeeper
+	if bySystemd(h.cfg) {
+		keep = h.units.keep
+	}
+	if h.mesh, err = openMesh(ctx, h.cfg, exe, keep, h.log); err != nil {
+		return err
+	}
+	if h.store, err = openRecords(ctx, h.cfg.Store, h.log); err != nil {
+		return err
+	}
+	if h.certs, h.roots, err = openCertificates(h.cfg, h.store, h.keys, h.log); err != nil {
+		return err
+	}
+	if h.names, err = openNames(h.cfg, h.store, h.log); err != nil {
+		return err
+	}
+	if h.enrol, err = newEnrolment(h.cfg, key, h.store, h.log); err != nil {
+		return err
+	}
+	return h.assemble()
 }
 
 func (h *host) manifestPath() string { return filepath.Join(h.cfg.DataDir, "cluster_state.json") }
@@ -98,35 +147,85 @@ func (h *host) checkManifest() error {
 }
 
 // assemble wires the agent and the gateway.
-func (h *host) assemble() error {
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	h.units = newUnits(h.cfg, exe, h.runDir, h.log)
+func (h *host) assemble() (err error) {
+	self := orama.Node{ID: h.cfg.ID, PublicIP: h.cfg.PublicIP, MeshIP: h.cfg.MeshIP, Zone: h.cfg.Zone, GatewayURL: h.cfg.Gateway.URL,
+		Report: orama.NodeReport{Version: Version()}}
+	h.walls = newWalls(h.cfg, self, h.log)
+	h.checks = newChecks(h.looks())
+	records := meshRecords{h.store, h.mesh}
 	h.agent = node.New(node.Deps{
-		Self: orama.Node{ID: h.cfg.ID, PublicIP: h.cfg.PublicIP, MeshIP: h.cfg.MeshIP, Zone: h.cfg.Zone, GatewayURL: h.cfg.Gateway.URL},
+		Self: self,
 		Local: plan.Local{BaseDomain: h.cfg.BaseDomain, URLStyle: h.cfg.TURN.URLs, MeshCIDR: h.cfg.MeshCIDR,
-			HTTPSBackend: h.cfg.Gateway.HTTPS, TicketKey: h.keys.TicketKey(), Open: h.keys.Open},
-		Store:     h.store,
-		Runner:    h.units,
-		Processes: h.units,
-		Prober:    prober{h.keys},
-		Certificates: turnCertificates{leaf: &cert.Leaf{Authority: h.ca},
-			base: h.cfg.BaseDomain, ip: h.cfg.PublicIP},
-		Save: func(s manifest.State) error { return manifest.Save(h.manifestPath(), s) },
-		Log:  h.log,
+			HTTPSBackend: h.cfg.Gateway.HTTPS, HTTPSProxy: sharesHTTPS(h.cfg), NoTCP443: h.cfg.TURN.HTTPS == "off",
+			TicketKey: h.keys.TicketKey(), Open: h.keys.Open},
+		Store:        records,
+		Runner:       h.units,
+		Processes:    h.units,
+		Prober:       prober{h.keys},
+		Certificates: turnCertificates{source: h.certs, base: h.cfg.BaseDomain, ip: h.cfg.PublicIP},
+		Save:         func(s manifest.State) error { return manifest.Save(h.manifestPath(), s) },
+		Checks:       h.checks.snapshot,
+		Log:          h.log,
 	})
 	h.op = operator.New(operator.Deps{Store: h.store, Keys: h.keys, BaseDomain: h.cfg.BaseDomain, Wake: h.agent.Wake, Log: h.log})
+	h.inspect = newInspector(h.cfg, h.keys, h.store, h.roots)
 	h.gate, err = gateway.New(gateway.Config{
-		Node:         h.cfg.ID,
-		MeshIP:       h.cfg.MeshIP,
-		BaseDomain:   h.cfg.BaseDomain,
-		URLStyle:     h.cfg.TURN.URLs,
-		LocalOrigins: h.cfg.Gateway.LocalOrigins,
-		Demo:         gateway.Demo{Namespace: h.cfg.Demo.Namespace, InviteHash: h.cfg.Demo.InviteHash},
-	}, gateway.Deps{Store: h.store, Keys: h.keys, Rates: cache.NewRates(rateKeys, time.Now), Pages: web.FS(), Now: time.Now, Log: h.log})
+		Node:           h.cfg.ID,
+		MeshIP:         h.cfg.MeshIP,
+		MeshCIDR:       h.cfg.MeshCIDR,
+		BaseDomain:     h.cfg.BaseDomain,
+		URLStyle:       h.cfg.TURN.URLs,
+		LocalOrigins:   h.cfg.Gateway.LocalOrigins,
+		TrustedProxies: h.cfg.Gateway.TrustedProxies,
+		Demo:           gateway.Demo{Namespace: h.cfg.Demo.Namespace, InviteHash: h.cfg.Demo.InviteHash},
+	}, gateway.Deps{Store: h.store, Keys: h.keys, Rates: cache.NewRates(rateKeys, time.Now), Pages: web.FS(), Now: time.Now, Log: h.log,
+		Operator: h.forOperators()})
 	return err
+}
+
+// looks are what the node's report says of its parts.
+func (h *host) looks() map[string]func(context.Context) error {
+	l := map[string]func(context.Context) error{
+		"store":       h.store.Check,
+		"cache":       func(context.Context) error { return nil }, // in this process's memory
+		"gateway":     h.checkGateway,
+		"certificate": h.checkCertificates,
+	}
+	if h.cfg.DNS.Mode == "serve" || h.cfg.DNS.Mode == "rfc2136" {
+		l["dns"] = h.names.check
+	}
+	if h.walls.ufw != nil {
+		l["firewall"] = h.walls.check
+	}
+	if ownMesh(h.cfg) {
+		l["mesh"] = h.mesh.check
+	}
+	return l
+}
+
+// checkGateway asks this node's gateway as a client would.
+func (h *host) checkGateway(ctx context.Context) error {
+	_, err := probe.Gateway(ctx, "http://"+h.cfg.Gateway.HTTP[0], h.roots)
+	return err
+}
+
+// forOperators is everything that an operator may ask of this node.
+func (h *host) forOperators() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", operator.Handler(h.op))
+	seen := h.inspect.Handler()
+	for _, path := range []string{"/v1/report", "/v1/inspection"} {
+		mux.Handle(path, seen)
+	}
+	return mux
+}
+
+// Version is that of the running binary, as its build says.
+func Version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "development"
 }
 
 // run serves until ctx ends. The order of ending: the agent first, so that nothing is started
@@ -144,6 +243,9 @@ func (h *host) run(ctx context.Context) error {
 	}
 	for _, l := range listeners {
 		g.Go(func() error { return serve(serving, l.Listener, l.handler, time.Second) })
+	}
+	for _, part := range h.parts() {
+		g.Go(func() error { return part(serving) })
 	}
 	agentCtx, stopAgent := context.WithCancel(ctx)
 	defer stopAgent()
@@ -173,6 +275,15 @@ func (h *host) run(ctx context.Context) error {
 	h.gate.Close()
 	stopServing()
 	return g.Wait()
+}
+
+// parts run beside the agent, until the node has let go of its units.
+func (h *host) parts() []func(context.Context) error {
+	return []func(context.Context) error{
+		h.certs.Run, h.keepCertificates, h.names.run, h.enrol.run, h.checks.run,
+		func(ctx context.Context) error { return h.mesh.keepPeers(ctx, h.store.Nodes) },
+		h.keepWalls,
+	}
 }
 
 // leave ends the units, because with child processes nobody else would. Under systemd they are not this process's to
@@ -214,13 +325,15 @@ func (h *host) listen() (out []listener, err error) {
 		}
 	}
 	if h.cfg.Gateway.HTTPS != "" {
-		certs := &cert.Server{Authority: h.ca, Base: h.cfg.BaseDomain, IPs: []netip.Addr{h.cfg.PublicIP}}
 		l, err := net.Listen("tcp", h.cfg.Gateway.HTTPS)
 		if err != nil {
 			return out, fmt.Errorf("gateway: %w", err)
 		}
+		if sharesHTTPS(h.cfg) {
+			l = &proxyproto.Listener{Listener: l, ReadHeaderTimeout: proxyHeaderTimeout, ConnPolicy: h.announcers}
+		}
 		// HTTP/1.1 alone: a WebSocket over HTTP/2 needs RFC 8441, which clients do not all speak.
-		out = append(out, listener{tls.NewListener(l, &tls.Config{GetCertificate: certs.GetCertificate,
+		out = append(out, listener{tls.NewListener(l, &tls.Config{GetCertificate: h.certs.GetCertificate,
 			MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}), h.gate.Handler()})
 	}
 	socket := AgentSocket(h.runDir, h.cfg.ID)
@@ -234,10 +347,28 @@ func (h *host) listen() (out []listener, err error) {
 	return append(out, listener{l, h.admin()}), nil
 }
 
+// proxyHeaderTimeout is how long a connection that is announced may take to say so.
+const proxyHeaderTimeout = 5 * time.Second
+
+// announcers are who may say whose connection they pass on: this host's TURN server, and nobody else.
+func (h *host) announcers(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
+	if from, ok := o.Upstream.(*net.TCPAddr); ok {
+		at := from.AddrPort().Addr().Unmap()
+		if at.IsLoopback() || at == h.cfg.PublicIP {
+			return proxyproto.USE, nil
+		}
+	}
+	return proxyproto.SKIP, nil
+}
+
 // admin is the administration socket: the operator's calls, and what this node runs.
 func (h *host) admin() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", operator.Handler(h.op))
+	mux.Handle("/", h.forOperators())
+	keyring := operator.Keyring{Operator: h.op, Keys: h.store}.Handler()
+	mux.Handle("/v1/operator-keys", keyring)
+	mux.Handle("/v1/operator-keys/", keyring)
+	nodeRoutes(mux, h.enrol, h.mesh)
 	mux.HandleFunc("GET /v1/node", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{"id": h.cfg.ID, "units": h.units.Units()}) //nolint:errcheck // the reader went away

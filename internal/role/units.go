@@ -12,7 +12,6 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
-	"orama.network/orama/internal/cert"
 	"orama.network/orama/internal/node"
 	"orama.network/orama/internal/plan"
 	"orama.network/orama/internal/probe"
@@ -197,20 +196,4 @@ func (p prober) SFU(ctx context.Context, spec plan.SFUSpec, boot string) error {
 		return fmt.Errorf("sfu probe: %w", err)
 	}
 	return probe.SFU(ctx, spec.MeshIP, netip.AddrPortFrom(spec.MeshIP, spec.SignalPort), ticket)
-}
-
-// turnCertificates covers every name under which a tenant's relay is reached.
-type turnCertificates struct {
-	leaf *cert.Leaf
-	base string
-	ip   netip.Addr
-}
-
-// For gives the certificate for the tenants' names.
-func (t turnCertificates) For(namespaces []orama.NamespaceID) (certPEM, keyPEM []byte, err error) {
-	names := []string{t.base, "*." + t.base}
-	for _, ns := range namespaces {
-		names = append(names, "*.ns-"+string(ns)+"."+t.base)
-	}
-	return t.leaf.For(names, []netip.Addr{t.ip})
 }

@@ -1,0 +1,154 @@
+package role
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/config"
+	"orama.network/orama/internal/dns"
+	"orama.network/orama/internal/plan"
+	"orama.network/orama/internal/store"
+)
+
+// pushEvery is how often somebody else's zone is compared with what it should be.
+const pushEvery = 10 * time.Second
+
+// names makes the base domain's names known as the configuration says: by a server of this node, by updates of
+// somebody else's, or not at all.
+type names struct {
+	cfg     config.Node
+	records *store.Store
+	server  *dns.Server // nil: not of this node
+	updater *dns.Updater
+	log     *slog.Logger
+
+	mu     sync.Mutex // guards the following fields
+	err    error      // of the last push
+	pushed []orama.DNSRecord
+	at     time.Time
+	zone   string
+}
+
+// openNames prepares what the configuration asks for; the server's sockets are bound at once, for whoever asks during a
+// cold boot to hear SERVFAIL rather than nothing.
+func openNames(cfg config.Node, records *store.Store, log *slog.Logger) (*names, error) {
+	n := &names{cfg: cfg, records: records, log: log}
+	switch cfg.DNS.Mode {
+	case "serve":
+		n.server = dns.NewServer(dns.Options{Listen: cfg.DNS.Listen, Log: log})
+		return n, n.server.Listen()
+	case "rfc2136":
+		var err error
+		n.updater, err = newUpdater(cfg.DNS)
+		return n, err
+	}
+	return n, nil
+}
+
+func newUpdater(c config.DNS) (*dns.Updater, error) {
+	secret, err := dns.LoadKey(c.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return dns.NewUpdater(dns.UpdaterOptions{Server: c.Server, KeyName: c.KeyName, Secret: secret, Algorithm: c.Algorithm})
+}
+
+// run keeps the names what the records say until ctx ends. While the records cannot be read, what is known is served.
+func (n *names) run(ctx context.Context) error {
+	switch {
+	case n.server != nil:
+		served := make(chan error, 1)
+		go func() { served <- n.server.Run(ctx) }()
+		err := every(ctx, nil, nil, n.refresh)
+		return firstOf(<-served, err)
+	case n.updater != nil:
+		return every(ctx, nil, nil, n.push)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refresh makes the served zone that of the records.
+func (n *names) refresh(ctx context.Context) {
+	c, err := n.records.Cluster(ctx)
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	texts, err := n.records.TXT(ctx, now)
+	if err != nil {
+		return
+	}
+	servers, glue := plan.Nameservers(c, n.cfg.BaseDomain, n.cfg.DNS.Nameservers)
+	err = n.server.Set(dns.Zone{Base: n.cfg.BaseDomain, Nameservers: servers, Serial: uint32(c.Revision), //nolint:gosec // serial numbers wrap
+		Records: slices.Concat(c.DNS, plan.Hosts(c, n.cfg.BaseDomain, now), glue), TXT: texts})
+	n.note(err, "part of the zone is not served")
+}
+
+// push brings somebody else's zone in step, when something changed or it was not compared for a while.
+func (n *names) push(ctx context.Context) {
+	c, err := n.records.Cluster(ctx)
+	if err != nil {
+		return
+	}
+	want := slices.Concat(c.DNS, plan.Hosts(c, n.cfg.BaseDomain, time.Now()))
+	n.mu.Lock()
+	fresh := slices.Equal(want, n.pushed) && time.Since(n.at) < pushEvery
+	zone := n.zone
+	n.mu.Unlock()
+	if fresh {
+		return
+	}
+	if zone == "" {
+		if zone, err = n.updater.FindZone(ctx, n.cfg.BaseDomain); err != nil {
+			n.note(err, "the name server cannot be updated")
+			return
+		}
+	}
+	p := dns.Pusher{Provider: n.updater, Zone: zone, Base: n.cfg.BaseDomain}
+	changed, err := p.Push(ctx, want)
+	n.mu.Lock()
+	n.zone = zone
+	if err == nil {
+		n.pushed, n.at = want, time.Now()
+	}
+	n.mu.Unlock()
+	n.note(err, "the name server cannot be updated")
+	if changed > 0 {
+		n.log.Info("the name server was updated", "records", changed)
+	}
+}
+
+// note keeps the last trouble for the node's report, and logs it once.
+func (n *names) note(err error, what string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err != nil && (n.err == nil || n.err.Error() != err.Error()) {
+		n.log.Warn(what, "error", err)
+	}
+	n.err = err
+}
+
+// check says what is wrong with the names, if anything.
+func (n *names) check(ctx context.Context) error {
+	n.mu.Lock()
+	err := n.err
+	n.mu.Unlock()
+	if err == nil && n.server != nil {
+		err = n.server.Check(ctx)
+	}
+	return err
+}

@@ -1,0 +1,140 @@
+package role
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"strconv"
+	"sync"
+	"time"
+
+	"orama.network/orama"
+	"orama.network/orama/internal/config"
+	"orama.network/orama/internal/firewall"
+	"orama.network/orama/internal/mesh"
+	"orama.network/orama/internal/plan"
+)
+
+// wallEvery is how often the host's rules are compared with what they should be although nothing changed: somebody
+// may have taken one away.
+const wallEvery = time.Minute
+
+// walls keeps this host's firewall. The zero value of ufw is a host that manages its own.
+type walls struct {
+	self orama.Node
+	host plan.Host
+	ufw  *firewall.UFW // nil: not ours
+	log  *slog.Logger
+
+	mu      sync.Mutex // guards the following fields
+	applied []plan.Opening
+	at      time.Time
+}
+
+func newWalls(cfg config.Node, self orama.Node, log *slog.Logger) *walls {
+	w := &walls{self: self, host: listensOn(cfg), log: log}
+	if cfg.Firewall == "ufw" {
+		name := cfg.Mesh.Interface
+		if name == "" {
+			name = mesh.DefaultInterface
+		}
+		w.ufw = firewall.New(name, nil, log)
+	}
+	return w
+}
+
+// listensOn is what a host opens whatever its namespaces are.
+func listensOn(cfg config.Node) plan.Host {
+	h := plan.Host{Gateway: append([]string{}, cfg.Gateway.HTTP...), Enroll: cfg.Mesh.Enroll}
+	if cfg.Gateway.HTTPS != "" {
+		h.Gateway = append(h.Gateway, cfg.Gateway.HTTPS)
+	}
+	if sharesHTTPS(cfg) { // whatever the node's TURN does, 443/tcp leads to the gateway
+		h.Gateway = append(h.Gateway, hostPort(cfg.PublicIP, 443))
+	}
+	if cfg.DNS.Mode == "serve" {
+		h.DNS = cfg.DNS.Listen
+	}
+	if ownMesh(cfg) {
+		if h.WireGuard = cfg.Mesh.ListenPort; h.WireGuard == 0 {
+			h.WireGuard = mesh.DefaultPort
+		}
+	}
+	if cfg.Store.Run {
+		for _, u := range cfg.Store.URLs {
+			if at, err := url.Parse(u); err == nil && at.Hostname() == cfg.MeshIP.String() {
+				h.Mesh = append(h.Mesh, service("store", at.Host), plan.Service{Name: "store", Proto: "tcp", Port: service("", at.Host).Port + 1})
+			}
+		}
+	}
+	if cfg.Cache.Run {
+		for _, at := range cfg.Cache.Addresses {
+			if a, err := netip.ParseAddrPort(at); err == nil && a.Addr() == cfg.MeshIP {
+				h.Mesh = append(h.Mesh, service("cache", at))
+			}
+		}
+	}
+	return h
+}
+
+func service(name, hostport string) plan.Service {
+	_, port, _ := net.SplitHostPort(hostport)
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return plan.Service{Name: name, Proto: "tcp", Port: uint16(n)}
+}
+
+// apply makes the host's rules those that the records ask for. What goes wrong is the node's report's to tell, and is no
+// reason to run nothing: a host may have other walls.
+func (w *walls) apply(ctx context.Context, c orama.Cluster) {
+	if w.ufw == nil {
+		return
+	}
+	want := plan.Firewall(c, w.self, w.host)
+	w.mu.Lock()
+	fresh := reflect.DeepEqual(want, w.applied) && time.Since(w.at) < wallEvery
+	w.mu.Unlock()
+	if fresh {
+		return
+	}
+	if err := w.ufw.Apply(ctx, want); err != nil {
+		w.log.Warn("the firewall is not as it should be; it is tried again", "error", err)
+	}
+	w.mu.Lock()
+	w.applied, w.at = want, time.Now()
+	w.mu.Unlock()
+}
+
+// keepWalls keeps the rules until ctx ends. While the records cannot be read they stay as they are.
+func (h *host) keepWalls(ctx context.Context) error {
+	if h.walls.ufw == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return every(ctx, nil, nil, func(bounded context.Context) {
+		if c, err := h.store.Cluster(bounded); err == nil {
+			h.walls.apply(ctx, c)
+		}
+	})
+}
+
+// check says what is wrong with the rules, if anything.
+func (w *walls) check(context.Context) error {
+	switch s := w.ufw.Status(); {
+	case s.Problem != "":
+		return errors.New(s.Problem)
+	case len(s.Missing)+len(s.Extra) > 0:
+		return fmt.Errorf("rules that are missing: %d, that should not be there: %d", len(s.Missing), len(s.Extra))
+	}
+	return nil
+}
+
+// sharesHTTPS says whether TURN has 443/tcp and passes on to the gateway what is not for it. On loopback addresses it
+// does so only where a namespace's TURN runs anyhow.
+func sharesHTTPS(cfg config.Node) bool {
+	return cfg.TURN.HTTPS != "off" && cfg.Gateway.HTTPS != "" && !cfg.PublicIP.IsLoopback()
+}
