@@ -128,3 +128,12 @@ func (p ports) full(a netip.Addr, s space) string {
 	}
 	return all
 }
+
+// Ranges are the ports that instances bind on mesh addresses: over UDP those of relays and of SFUs' media, over TCP
+// those of SFUs' signalling.
+func Ranges() (udp, tcp []orama.PortRange) {
+	whole := func(s space) orama.PortRange {
+		return orama.PortRange{First: uint16(s.first), Count: uint16(s.last - s.first + 1)}
+	}
+	return []orama.PortRange{whole(mediaSpace), whole(relaySpace)}, []orama.PortRange{whole(signalSpace)}
+}

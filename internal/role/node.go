@@ -25,6 +25,7 @@ import (
 	"orama.network/orama/internal/cert"
 	"orama.network/orama/internal/config"
 	"orama.network/orama/internal/gateway"
+	"orama.network/orama/internal/machine"
 	"orama.network/orama/internal/manifest"
 	"orama.network/orama/internal/node"
 	"orama.network/orama/internal/operator"
@@ -165,6 +166,7 @@ func (h *host) assemble() (err error) {
 		Certificates: turnCertificates{source: h.certs, base: h.cfg.BaseDomain, ip: h.cfg.PublicIP},
 		Save:         func(s manifest.State) error { return manifest.Save(h.manifestPath(), s) },
 		Checks:       h.checks.snapshot,
+		Machine:      machine.New(h.cfg.PublicIP, h.cfg.MeshIP),
 		Log:          h.log,
 	})
 	h.op = operator.New(operator.Deps{Store: h.store, Keys: h.keys, BaseDomain: h.cfg.BaseDomain, Wake: h.agent.Wake, Log: h.log})

@@ -148,6 +148,7 @@ func (u *units) TURN(ctx context.Context) (node.Status, error) {
 	out := node.Status{Boot: s.Boot, Configured: s.Configured, Draining: s.Draining}
 	for _, t := range s.Tenants {
 		out.Tenants = append(out.Tenants, t.Namespace)
+		out.Relays += t.Allocations
 	}
 	return out, nil
 }
