@@ -245,7 +245,7 @@ func (a *Agent) direct(ctx context.Context, c orama.Cluster) {
 // wanted works out, for this node, every unit that has a record.
 func (a *Agent) wanted(c orama.Cluster) map[unitKey]desire {
 	want := map[unitKey]desire{}
-	turn := desire{}
+	turn := desire{run: a.Local.Edge}
 	for _, in := range c.Instances {
 		if in.Node != a.Self.ID {
 			continue

@@ -17,6 +17,7 @@ type Local struct {
 	HTTPSBackend string                                   // see TURNSpec
 	HTTPSProxy   bool                                     // see TURNSpec
 	NoTCP443     bool                                     // see TURNSpec; clients are given 5349 instead
+	Edge         bool                                     // the host's TURN runs without a tenant too: it has 443/tcp, which leads to the gateway
 	CertPEM      string                                   // see TURNSpec
 	KeyPEM       string                                   // see TURNSpec
 	TicketKey    string                                   // see SFUSpec
@@ -77,7 +78,7 @@ func TURN(c orama.Cluster, node orama.NodeID, l Local) (TURNSpec, bool) {
 		return TURNSpec{}, false
 	}
 	mine := wanted(c, func(i orama.Instance) bool { return i.Node == node && i.Role == orama.RoleTURN })
-	if len(mine) == 0 {
+	if len(mine) == 0 && !l.Edge {
 		return TURNSpec{}, false
 	}
 	s := TURNSpec{Node: node, PublicIP: n.PublicIP, RelayIP: n.MeshIP, Realm: l.BaseDomain,

@@ -18,3 +18,13 @@ func TestNoTCP443(t *testing.T) {
 		require.Equal(t, noTCP443, byDefault["turns:a:5349?transport=tcp"])
 	}
 }
+
+// The TURN of a host that shares 443/tcp runs without a tenant as well.
+func TestEdgeRunsWithoutTenants(t *testing.T) {
+	c := hosts(1, "demo")
+	_, ok := TURN(c, c.Nodes[0].ID, Local{})
+	require.False(t, ok)
+	spec, ok := TURN(c, c.Nodes[0].ID, Local{Edge: true, HTTPSBackend: "127.0.0.1:8443"})
+	require.True(t, ok)
+	require.Empty(t, spec.Tenants)
+}
