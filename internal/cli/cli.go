@@ -18,8 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"orama.network/orama"
-	"orama.network/orama/internal/operator"
-	"orama.network/orama/internal/role"
 )
 
 // Exit codes of every command.
@@ -59,7 +57,9 @@ func Run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitOK
 	}
 	a.json = a.json || slices.Contains(args, "--json") // a mistake in the flags stops their parsing
-	a.fail(err)
+	if !errors.Is(err, errChecks) {                    // which has been said
+		a.fail(err)
+	}
 	return exitCode(err)
 }
 
@@ -80,17 +80,18 @@ a namespace with WebRTC has TURN relays and SFUs that only those relays can reac
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "print JSON for programs")
 	f.StringVar(&a.dataDir, "data-dir", "", "directory of the local cluster (default "+defaultDataDirText+")")
-	f.StringVar(&a.env, "env", "local", "cluster to talk to; \"local\" is the one in the default directory")
+	f.StringVar(&a.env, "env", localEnv, "cluster to talk to: \"local\" is the one on this machine, 'orama env' knows others")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
-	return group(root, a.up(), a.namespace(), a.token(), a.node(), a.mesh(), a.turn(), a.sfu(), a.firewall(), a.version())
+	return group(root, a.up(), a.namespace(), a.token(), a.node(), a.monitor(), a.inspector(), a.environments(), a.operatorKey(),
+		a.mesh(), a.turn(), a.sfu(), a.firewall(), a.version())
 }
 
 const defaultDataDirText = "~/.local/share/orama/local"
 
 // dir is the directory of the cluster that the flags name.
 func (a *app) dir() (string, error) {
-	if a.env != "local" {
-		return "", orama.Errorf(orama.KindNotFound, "unknown_env", "there is no environment %q; only \"local\" is known on this machine", a.env)
+	if a.env != localEnv {
+		return "", orama.Errorf(orama.KindInvalid, "not_local", "environment %q is a cluster elsewhere; this is for one on this machine", a.env)
 	}
 	if a.dataDir != "" {
 		return a.dataDir, nil
@@ -103,24 +104,6 @@ func (a *app) dir() (string, error) {
 		return "", orama.Errorf(orama.KindInvalid, "no_home", "this user has no home directory; name one with --data-dir")
 	}
 	return filepath.Join(home, ".local", "share", "orama", "local"), nil
-}
-
-// admin finds a living node of the local cluster.
-func (a *app) admin(ctx context.Context) (*operator.Client, error) {
-	dir, err := a.dir()
-	if err != nil {
-		return nil, err
-	}
-	socket, err := role.FindAgent(ctx, dir)
-	if err != nil && a.dataDir == "" { // no cluster of this user's: the node of this host, then
-		if host, none := role.FindHostAgent(ctx); none == nil {
-			socket, err = host, nil
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return operator.Dial(socket), nil
 }
 
 // usageError is a mistake in the command line.

@@ -21,7 +21,7 @@ import (
 
 func (a *app) node() *cobra.Command {
 	return group(&cobra.Command{Use: "node", Short: "Set up and run a host of a cluster"},
-		a.nodeInit(), a.nodeInvite(), a.nodeJoin(), a.nodeMesh(), a.nodeRotate(), a.nodeRun())
+		a.nodeInit(), a.nodeInvite(), a.nodeJoin(), a.nodeMesh(), a.nodeRotate(), a.nodeRun(), a.nodeReport())
 }
 
 func (a *app) nodeRun() *cobra.Command {

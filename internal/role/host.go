@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,22 +31,6 @@ const (
 	hostTURNGrace  = 20 * time.Second
 	hostLeaseGrace = 15 * time.Second
 )
-
-// FindHostAgent gives the administration socket of the node that systemd runs on this host.
-func FindHostAgent(ctx context.Context) (string, error) {
-	sockets, err := filepath.Glob(AgentSocket(hostRunDir, "*"))
-	if err != nil {
-		return "", err
-	}
-	for _, s := range sockets {
-		var d net.Dialer
-		if c, err := d.DialContext(ctx, "unix", s); err == nil {
-			c.Close()
-			return s, nil
-		}
-	}
-	return "", orama.Errorf(orama.KindUnavailable, "no_node", "no node runs on this host; see systemctl status orama")
-}
 
 // bySystemd says who keeps a node's processes.
 func bySystemd(cfg config.Node) bool { return cfg.Supervisor == "systemd" }

@@ -3,19 +3,24 @@ package role
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/config"
+	"orama.network/orama/internal/node"
 	"orama.network/orama/internal/operator"
 	"orama.network/orama/internal/plan"
 	"orama.network/orama/internal/probe"
+	"orama.network/orama/internal/store"
 )
 
 // probes is operator.Probes: this node's view of the others.
@@ -25,15 +30,59 @@ type probes struct {
 	roots *x509.CertPool // what clients of this cluster believe; nil: the system's
 }
 
-// newInspector makes the node's inspector. Roots are those of a development authority; nil are the system's.
-func newInspector(cfg config.Node, keys *auth.Keys, store operatorStore, roots *x509.CertPool) *operator.Inspector {
+// newInspector makes the node's inspector.
+func newInspector(cfg config.Node, keys *auth.Keys, records *store.Store, roots *x509.CertPool) *operator.Inspector {
 	return operator.NewInspector(operator.InspectorDeps{Node: cfg.ID, BaseDomain: cfg.BaseDomain, URLStyle: cfg.TURN.URLs,
-		Store: store, Probes: probes{cfg, keys, roots}})
+		Store: records, Probes: probes{cfg, keys, roots}})
 }
 
-// operatorStore is the records as the inspector reads them.
-type operatorStore interface {
-	Cluster(ctx context.Context) (orama.Cluster, error)
+// NodeReport is what one node's agent knows of itself.
+type NodeReport struct {
+	ID        orama.NodeID     `json:"id"`
+	At        time.Time        `json:"at"`
+	Units     []node.Unit      `json:"units"`
+	Listeners []probe.Listener `json:"listeners"` // of the agent and its units, and whoever is in our ranges
+	Heartbeat time.Time        `json:"heartbeat"` // the last that is in the records
+	Report    orama.NodeReport `json:"report"`    // as it is there
+	Problem   string           `json:"problem,omitempty"`
+}
+
+func (h *host) serveNodeReport(w http.ResponseWriter, r *http.Request) {
+	out := NodeReport{ID: h.cfg.ID, At: time.Now().UTC(), Units: h.units.Units(), Listeners: []probe.Listener{}}
+	c, err := h.store.Cluster(r.Context())
+	if err != nil {
+		out.Problem = "the records cannot be read: " + err.Error()
+	}
+	for _, n := range c.Nodes {
+		if n.ID == h.cfg.ID {
+			out.Heartbeat, out.Report = n.Heartbeat, n.Report
+		}
+	}
+	all, err := probe.Listeners("/proc")
+	if err != nil {
+		out.Problem = "who listens cannot be read: " + err.Error()
+	}
+	ours := map[int]bool{os.Getpid(): true}
+	for _, u := range out.Units {
+		ours[u.PID] = true
+	}
+	for _, l := range all {
+		if ours[l.PID] || l.Address.Addr() == h.cfg.MeshIP {
+			out.Listeners = append(out.Listeners, l)
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(out) //nolint:errcheck // the reader went away
+}
+
+// ReadNodeReport asks the agent behind a socket.
+func ReadNodeReport(ctx context.Context, socket string) (NodeReport, error) {
+	var out NodeReport
+	err := dialUnit(socket).do(ctx, http.MethodGet, "/v1/node/report", nil, &out)
+	if err != nil {
+		err = &orama.Error{Kind: orama.KindUnavailable, Code: "agent_unreachable", Message: "the node's agent does not answer on " + socket, Err: err}
+	}
+	return out, err
 }
 
 // Mesh tries the ports that the firewall lets in through the mesh: those of the node's SFUs.

@@ -202,6 +202,7 @@ func (h *host) looks() map[string]func(context.Context) error {
 	if ownMesh(h.cfg) {
 		l["mesh"] = h.mesh.check
 	}
+	h.lookAround(l)
 	return l
 }
 
@@ -371,6 +372,7 @@ func (h *host) admin() http.Handler {
 	mux.Handle("/v1/operator-keys", keyring)
 	mux.Handle("/v1/operator-keys/", keyring)
 	nodeRoutes(mux, h.enrol, h.mesh)
+	mux.HandleFunc("GET /v1/node/report", h.serveNodeReport)
 	mux.HandleFunc("GET /v1/node", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{"id": h.cfg.ID, "units": h.units.Units()}) //nolint:errcheck // the reader went away
@@ -400,25 +402,4 @@ func endWith(ctx context.Context, pid int, end func()) error {
 		}
 	}()
 	return nil
-}
-
-// FindAgent gives the administration socket of a living node of the cluster in dataDir.
-func FindAgent(ctx context.Context, dataDir string) (string, error) {
-	runDir, err := RunDir(dataDir)
-	if err != nil {
-		return "", err
-	}
-	sockets, err := filepath.Glob(AgentSocket(runDir, "*"))
-	if err != nil {
-		return "", err
-	}
-	for _, s := range sockets {
-		var d net.Dialer
-		if c, err := d.DialContext(ctx, "unix", s); err == nil {
-			c.Close()
-			return s, nil
-		}
-	}
-	return "", orama.Errorf(orama.KindUnavailable, "no_cluster",
-		"no cluster runs on %s; start one with 'orama up', or name its directory with --data-dir", dataDir)
 }
