@@ -128,7 +128,7 @@ func (a *app) showHost(r role.InitResult) {
 	}
 	start := "orama node run --config " + r.ConfigFile
 	if r.Systemd {
-		start = "systemctl enable --now orama-node"
+		start = "systemctl enable --now orama"
 	}
 	a.say("\nStart it:\n\n  %s", start)
 	switch {

@@ -100,8 +100,7 @@ func Init(o InitOptions) (InitResult, error) {
 	if cfg.Store.Engine == "sqlite" {
 		r.Notes = append(r.Notes, "The records are one file on this host. For several hosts install rqlited on each before init, or name an rqlite cluster with --store.")
 	}
-	if err := errors.Join(privateDir(cfg.DataDir), privateDir(filepath.Join(cfg.DataDir, string(cfg.ID))),
-		os.MkdirAll(filepath.Dir(o.ConfigFile), 0o755)); err != nil { //nolint:gosec // a directory of /etc; the file in it is 0600
+	if err := errors.Join(privateDir(cfg.DataDir), os.MkdirAll(filepath.Dir(o.ConfigFile), 0o755)); err != nil { //nolint:gosec // a directory of /etc; the file in it is 0600
 		return InitResult{}, err
 	}
 	key, err := ensureClusterKey(cfg.ClusterKey)
@@ -166,6 +165,14 @@ func (o *HostOptions) discover() error {
 		}
 	}
 	return nil
+}
+
+// runDirFor is where systemd makes a directory for the sockets of a node; elsewhere they are with its data.
+func runDirFor(supervisor string) string {
+	if supervisor == "systemd" {
+		return "/run/orama"
+	}
+	return ""
 }
 
 // nodeName makes a host's name a node's: the first label, in lower case.
@@ -318,6 +325,7 @@ func (o InitOptions) config() (config.Node, error) {
 		DataDir: o.DataDir, ClusterKey: filepath.Join(o.DataDir, fileClusterKey),
 		Store:      o.store(),
 		Mesh:       config.Mesh{WireGuard: o.Mesh, Interface: o.Interface, ListenPort: o.MeshPort, Enroll: o.Enroll},
+		RunDir:     runDirFor(o.Supervisor),
 		Supervisor: o.Supervisor, Firewall: o.Firewall,
 		DNS:          config.DNS{Mode: o.DNS},
 		Certificates: config.Certificates{Mode: o.Certificates, Email: o.Email},

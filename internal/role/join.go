@@ -179,9 +179,6 @@ func (o JoinOptions) settle(dir string, cfg config.Node) (err error) {
 		}
 		moved = append(moved, to)
 	}
-	if err := privateDir(filepath.Join(o.DataDir, string(cfg.ID))); err != nil {
-		return err
-	}
 	return cfg.Save(o.ConfigFile)
 }
 
@@ -194,7 +191,7 @@ func (o JoinOptions) adapt(a enroll.Answer) (config.Node, error) {
 	}
 	c := was
 	c.ID, c.Zone, c.PublicIP, c.MeshIP = o.Node, o.Zone, o.PublicIP, a.MeshIP
-	c.DataDir, c.Supervisor, c.Demo = o.DataDir, o.Supervisor, config.Demo{}
+	c.DataDir, c.RunDir, c.Supervisor, c.Demo = o.DataDir, runDirFor(o.Supervisor), o.Supervisor, config.Demo{}
 	in := func(name string) string { return filepath.Join(o.DataDir, name) }
 	own := swap{was: was, now: c}
 	c.ClusterKey = in(fileClusterKey)

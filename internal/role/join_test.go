@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"orama.network/orama/internal/cert"
 	"orama.network/orama/internal/config"
 	"orama.network/orama/internal/enroll"
+	"orama.network/orama/internal/mesh"
 	"orama.network/orama/internal/store"
 )
 
@@ -326,4 +328,39 @@ func TestTheSocketInvites(t *testing.T) {
 	_, err = Invite(t.Context(), socket, time.Hour)
 	require.Equal(t, orama.KindUnavailable, orama.KindOf(err))
 	require.NoError(t, m.close(t.Context()))
+}
+
+// TestANodeThatKnowsNobodyAsksAMember: while a node was away every other changed its key, and the records are on the
+// mesh.
+func TestANodeThatKnowsNobodyAsksAMember(t *testing.T) {
+	h := newFirstHost(t)
+	o := h.joiner(h.r.Token)
+	_, err := Join(t.Context(), o)
+	require.NoError(t, err)
+	cfg, err := config.Load(o.ConfigFile)
+	require.NoError(t, err)
+	peers, err := mesh.LoadPeers(meshPeersFile(o.DataDir))
+	require.NoError(t, err)
+	peers[0].Endpoint = netip.MustParseAddrPort("127.0.0.1:51820") // where the first host lets nodes in
+	require.NoError(t, mesh.SavePeers(meshPeersFile(o.DataDir), peers))
+	require.NoError(t, h.records.Heartbeat(t.Context(), orama.Node{ID: "node-1", PublicIP: h.cfg.PublicIP, MeshIP: h.cfg.MeshIP, MeshKey: "another",
+		MeshEndpoint: "203.0.113.1:51820"}, time.Now()))
+
+	deaf := cfg
+	deaf.MeshIP, deaf.MeshCIDR, deaf.Mesh.WireGuard = netip.MustParseAddr("127.0.0.1"), netip.MustParsePrefix("127.0.0.0/8"), ""
+	m, err := openMesh(t.Context(), deaf, "", nil, h.enrol.log)
+	require.NoError(t, err)
+	defer m.close(t.Context()) //nolint:errcheck // nothing is open
+	gone := errors.New("the records cannot be reached")
+	nodes := m.orMembers(func(context.Context) ([]orama.Node, error) { return nil, gone })
+	found, err := nodes(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "another", found[0].MeshKey)
+	_, err = nodes(t.Context())
+	require.ErrorIs(t, err, gone, "members are not asked all the time")
+
+	// With another cluster's key nothing is told.
+	require.NoError(t, os.WriteFile(cfg.ClusterKey, []byte(strings.Repeat("ab", 32)), 0o600))
+	_, err = askMember(t.Context(), deaf, peers[0])
+	require.ErrorContains(t, err, "not of the cluster")
 }

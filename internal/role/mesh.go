@@ -2,15 +2,19 @@ package role
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/config"
+	"orama.network/orama/internal/enroll"
 	"orama.network/orama/internal/mesh"
 	"orama.network/orama/internal/store"
 	"orama.network/orama/internal/supervisor"
@@ -80,7 +84,68 @@ func (h *hostMesh) endpoint() string {
 
 // keepPeers keeps the peers what the records say, and this host's key young, until ctx ends.
 func (h *hostMesh) keepPeers(ctx context.Context, nodes func(context.Context) ([]orama.Node, error)) error {
-	return h.Run(ctx, mesh.Loop{Self: h.cfg.ID, Nodes: nodes, PeersFile: meshPeersFile(h.cfg.DataDir), RotateAfter: mesh.RotateEvery})
+	return h.Run(ctx, mesh.Loop{Self: h.cfg.ID, Nodes: h.orMembers(nodes), PeersFile: meshPeersFile(h.cfg.DataDir), RotateAfter: mesh.RotateEvery})
+}
+
+const (
+	// recordsTime is how long the records may take before members are asked; with memberTime it is less than the loop
+	// gives one reading.
+	recordsTime = 2 * time.Second
+	memberTime  = 2 * time.Second
+	// askEvery is how often members are asked.
+	askEvery = 10 * time.Second
+)
+
+// orMembers asks another member for the cluster's nodes where the records cannot be read and no peer answers: then it
+// may be that every peer has changed its key while this host was away, so that neither the mesh nor the records on it
+// are to be reached with what is remembered. Each call asks the next peer.
+func (h *hostMesh) orMembers(nodes func(context.Context) ([]orama.Node, error)) func(context.Context) ([]orama.Node, error) {
+	var asked time.Time
+	next := 0
+	return func(ctx context.Context) ([]orama.Node, error) {
+		bounded, cancel := context.WithTimeout(ctx, recordsTime)
+		defer cancel()
+		got, err := nodes(bounded)
+		if err == nil || time.Since(asked) < askEvery || !h.deaf(ctx) {
+			return got, err
+		}
+		peers, _ := mesh.LoadPeers(meshPeersFile(h.cfg.DataDir)) //nolint:errcheck // nobody to ask then
+		if len(peers) == 0 {
+			return nil, err
+		}
+		asked = time.Now()
+		next++
+		found, e := askMember(ctx, h.cfg, peers[next%len(peers)])
+		if e != nil {
+			return nil, errors.Join(err, e)
+		}
+		return found, nil
+	}
+}
+
+// deaf reports whether no peer has a session.
+func (h *hostMesh) deaf(ctx context.Context) bool {
+	s, err := h.Status(ctx)
+	return err == nil && !slices.ContainsFunc(s.Peers, func(p mesh.PeerStatus) bool { return time.Since(p.LastHandshake) < peerSilent })
+}
+
+// askMember asks where that peer lets nodes in: at its public address, and the port that all nodes of a cluster use.
+func askMember(ctx context.Context, cfg config.Node, p mesh.Peer) ([]orama.Node, error) {
+	_, port, err := net.SplitHostPort(cfg.Mesh.Enroll)
+	if err != nil || !p.Endpoint.IsValid() {
+		return nil, errors.New("a peer that is remembered cannot be asked: no address to let nodes in at is configured")
+	}
+	key, err := readClusterKey(cfg.ClusterKey)
+	if err != nil {
+		return nil, err
+	}
+	id, err := enroll.NewIdentity(key)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, memberTime)
+	defer cancel()
+	return enroll.Nodes(ctx, net.JoinHostPort(p.Endpoint.Addr().String(), port), id)
 }
 
 // close leaves the interface as it is, unless it lives in a child of ours, which ends with its node.
@@ -121,7 +186,8 @@ func (h *hostMesh) check(ctx context.Context) error {
 	}
 	var silent []string
 	for _, p := range s.Peers {
-		if time.Since(p.LastHandshake) > peerSilent {
+		// A key without addresses is one that a peer changes to, or from.
+		if len(p.AllowedIPs) > 0 && time.Since(p.LastHandshake) > peerSilent {
 			silent = append(silent, fmt.Sprint(p.AllowedIPs))
 		}
 	}
