@@ -125,7 +125,7 @@ func TestEnableReportsWhatIsObserved(t *testing.T) {
 		require.True(t, s.Enabled)
 		require.Equal(t, 20, s.TURNCredentialTTL)
 		require.Len(t, s.Instances, 5)
-		require.Equal(t, Instance{Node: "node-1", Role: orama.RoleTURN, State: orama.StateReady, Since: s.Instances[0].Since,
+		require.Equal(t, Instance{Node: "node-1", Role: orama.RoleTURN, Desired: orama.DesiredRun, State: orama.StateReady, Since: s.Instances[0].Since,
 			Ports: orama.Ports{Relay: orama.PortRange{First: 49152, Count: 800}}}, s.Instances[0])
 		require.False(t, s.Instances[0].Since.IsZero())
 

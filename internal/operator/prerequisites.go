@@ -14,7 +14,8 @@ import (
 // prerequisites checks what WebRTC rests upon before anything is begun. The records are written, which proves a store
 // with a quorum; and that the write makes a new revision has every agent that lives look at the records and say how its node
 // does, ports that strangers hold included, so that the placement that follows is made on what is so now. A node that
-// lives and has not answered is waited for until the deadline. Where there is nothing to place nothing is checked.
+// lives and has not answered is waited for: until the deadline, or, when another serves, for half of the time until then,
+// so that what is placed has the rest. Where there is nothing to place nothing is checked.
 func (o *Operator) prerequisites(ctx context.Context, ns orama.NamespaceID, opt Options, deadline time.Time, r *reporter) error {
 	needed := true
 	before, err := o.change(ctx, func(c orama.Cluster) (orama.Change, error) {
@@ -46,6 +47,7 @@ func (o *Operator) prerequisites(ctx context.Context, ns orama.NamespaceID, opt 
 
 // awaitAnswers waits until every node that lives has said how it stands, and judges.
 func (o *Operator) awaitAnswers(ctx context.Context, revision int64, deadline time.Time, r *reporter) error {
+	half := o.d.Now().Add(deadline.Sub(o.d.Now()) / 2)
 	for {
 		c, err := o.d.Store.Cluster(ctx)
 		late := !o.d.Now().Before(deadline)
@@ -55,6 +57,7 @@ func (o *Operator) awaitAnswers(ctx context.Context, revision int64, deadline ti
 		case err == nil:
 			nodes := plan.Prerequisites(c, o.d.Now(), revision)
 			waiting := len(nodes) == 0 || slices.ContainsFunc(nodes, func(p plan.Prerequisite) bool { return p.Standing == plan.Unknown })
+			late = late || enoughServe(nodes) == nil && !o.d.Now().Before(half)
 			sayPrerequisites(nodes, late, r)
 			if late || !waiting {
 				return enoughServe(nodes)

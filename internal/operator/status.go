@@ -6,6 +6,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/plan"
 )
 
 // unknownAfter is how old an observation may be. Agents confirm each at least every 5 s.
@@ -17,16 +18,18 @@ type Status struct {
 	Enabled           bool              `json:"enabled"`
 	TURNCredentialTTL int               `json:"turn_credential_ttl"` // seconds; 0 when not enabled
 	Instances         []Instance        `json:"instances"`           // TURN before SFU, by node
+	Missing           []string          `json:"missing,omitempty"`   // what is wanted and could not be placed, with the reason
 }
 
 // Instance is a TURN or an SFU on one node, as it was last seen.
 type Instance struct {
-	Node   orama.NodeID `json:"node"`
-	Role   orama.Role   `json:"role"`
-	State  orama.State  `json:"state"` // ready, starting, draining, failed or unknown
-	Since  time.Time    `json:"since,omitzero"`
-	Detail string       `json:"detail,omitempty"`
-	Ports  orama.Ports  `json:"ports"`
+	Node    orama.NodeID  `json:"node"`
+	Role    orama.Role    `json:"role"`
+	Desired orama.Desired `json:"desired"`
+	State   orama.State   `json:"state"` // ready, starting, draining, failed or unknown
+	Since   time.Time     `json:"since,omitzero"`
+	Detail  string        `json:"detail,omitempty"`
+	Ports   orama.Ports   `json:"ports"`
 }
 
 // Status reads how a namespace's WebRTC does.
@@ -53,12 +56,15 @@ func statusOf(c orama.Cluster, n orama.Namespace, now time.Time) Status {
 	for _, i := range instancesOf(c, n.ID) {
 		s.Instances = append(s.Instances, seen(i, now))
 	}
+	for _, m := range plan.Missing(c, n.ID, now) {
+		s.Missing = append(s.Missing, m.String())
+	}
 	return s
 }
 
 // seen words an observation. What was not seen lately is unknown, whatever it was then.
 func seen(i orama.Instance, now time.Time) Instance {
-	out := Instance{Node: i.Node, Role: i.Role, State: i.Observed.State, Since: i.Observed.Since, Detail: i.Observed.Detail, Ports: i.Ports}
+	out := Instance{Node: i.Node, Role: i.Role, Desired: i.Desired, State: i.Observed.State, Since: i.Observed.Since, Detail: i.Observed.Detail, Ports: i.Ports}
 	switch {
 	case i.Observed.At.IsZero():
 		out.State, out.Since, out.Detail = orama.StateUnknown, time.Time{}, "its node's agent has not reported it yet"

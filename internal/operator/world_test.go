@@ -30,12 +30,13 @@ type world struct {
 	commits int
 
 	// broken says how an instance's process fails; "" is not at all. Guarded by mu, as the following.
-	broken map[string]string
-	stuck  map[orama.NodeID]bool              // agents that are heard and start nothing
-	silent map[orama.NodeID]bool              // agents that do nothing
-	checks map[orama.NodeID]map[string]string // what agents say of their parts; nil: all serve
-	before func(orama.Change) error
-	unread error
+	broken   map[string]string
+	stuck    map[orama.NodeID]bool              // agents that are heard and start nothing
+	silent   map[orama.NodeID]bool              // agents that do nothing
+	checks   map[orama.NodeID]map[string]string // what agents say of their parts; nil: all serve
+	diskless orama.NodeID                       // it cannot save its state file any more
+	before   func(orama.Change) error
+	unread   error
 
 	stop func()
 	done sync.WaitGroup
@@ -177,7 +178,10 @@ func (w *world) beatLocked(id orama.NodeID) {
 		if n.ID != id || w.silent[id] {
 			continue
 		}
-		n.Heartbeat, n.Report.State, n.Report.Checks = time.Now(), w.c.Revision, w.checks[id]
+		n.Heartbeat, n.Report.Checks = time.Now(), w.checks[id]
+		if w.diskless != id {
+			n.Report.State = w.c.Revision
+		}
 		if n.Report.Checks == nil {
 			n.Report.Checks = map[string]string{"store": "", "cache": "", "gateway": ""}
 		}
