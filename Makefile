@@ -6,14 +6,17 @@ export CGO_ENABLED = 0
 
 GO       ?= go
 FUZZTIME ?= 30
+VERSION  ?= 0.1.0
+ARCH     ?= $(shell $(GO) env GOARCH)
 # go test's packages at a time: compiling SQLite and pion needs a gigabyte each.
 JOBS     ?= 2
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+NFPM        = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.1
 GOLANGCI    = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .DEFAULT_GOAL := help
-.PHONY: help up build deps check lint unit fuzz sdk e2e test bench screenshot clean
+.PHONY: help up build deb deps check lint unit fuzz sdk e2e test bench screenshot clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +26,11 @@ up: ## start a three-node cluster on this machine and print the demo page's addr
 
 build: ## build bin/orama
 	$(GO) build -trimpath -o bin/orama ./cmd/orama
+
+deb: ## build the Debian package bin/orama_VERSION_ARCH.deb
+	GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o bin/deb/orama ./cmd/orama
+	VERSION=$(VERSION) ARCH=$(ARCH) SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
+	  $(GO) run $(NFPM) package --config deploy/nfpm.yaml --packager deb --target bin/orama_$(VERSION)_$(ARCH).deb
 
 deps: ## install what the tests need: browsers (as root, with apt), npm packages
 	@tools/install
