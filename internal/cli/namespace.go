@@ -3,13 +3,11 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"orama.network/orama"
 	"orama.network/orama/internal/operator"
 )
 
@@ -129,7 +127,14 @@ func (a *app) enableWebRTC() *cobra.Command {
 	var ttl, wait time.Duration
 	c := &cobra.Command{
 		Use: "webrtc", Short: "Give a namespace TURN relays and SFUs", Args: args(cobra.NoArgs),
-		Example: "  orama namespace enable webrtc --namespace myapp",
+		Long: `Give a namespace TURN relays on two nodes and SFUs on three, or on as many as can be.
+
+Each step is shown when it was seen done: first that store, cache and gateway serve; then the secret, the
+record, the ports; that each relay gave an allocation and each SFU let somebody join; the names in DNS; and
+the state files of the nodes. A step that failed says why. Run it again at any time: what is there is kept, what
+is missing is added. When not even one relay and one SFU serve within --wait, everything is undone.`,
+		Example: "  orama namespace enable webrtc --namespace myapp\n  orama namespace enable webrtc --namespace myapp --credential-ttl 5m --wait 2m\n" +
+			"  orama namespace enable webrtc --namespace myapp --json | jq .instances",
 		RunE: func(c *cobra.Command, _ []string) error {
 			admin, err := a.admin(c.Context())
 			if err != nil {
@@ -140,8 +145,11 @@ func (a *app) enableWebRTC() *cobra.Command {
 				return err
 			}
 			if a.json {
-				a.print(status)
+				a.print(statusForPrograms(status))
 				return nil
+			}
+			for _, m := range status.Missing {
+				a.say("  Not placed yet, %s", m)
 			}
 			a.say("\nWebRTC is enabled for %s.\nNext: orama token --namespace %s --user alice", ns, ns)
 			return nil
@@ -156,6 +164,9 @@ func (a *app) disableWebRTC() *cobra.Command {
 	var ns string
 	c := &cobra.Command{
 		Use: "webrtc", Short: "Drain and remove a namespace's relays and SFUs", Args: args(cobra.NoArgs),
+		Long: `Take a namespace's WebRTC away. Its names go first, then its SFUs send their people away and stop, then its
+relays; ports are released when the processes were seen gone; then records, rooms and events are removed.
+What is on a node that does not answer is finished when it is back, or when it was away for 10 minutes.`,
 		Example: "  orama namespace disable webrtc --namespace myapp",
 		RunE: func(c *cobra.Command, _ []string) error {
 			admin, err := a.admin(c.Context())
@@ -180,64 +191,6 @@ func (a *app) showStep(s operator.Step) {
 	if text := s.String(); text != "" && !a.json {
 		a.say("  %s", text)
 	}
-}
-
-func (a *app) webrtcStatus() *cobra.Command {
-	var ns string
-	c := &cobra.Command{
-		Use: "webrtc-status", Short: "Show what was seen of a namespace's relays and SFUs", Args: args(cobra.NoArgs),
-		Example: "  orama namespace webrtc-status --namespace myapp",
-		RunE: func(c *cobra.Command, _ []string) error {
-			admin, err := a.admin(c.Context())
-			if err != nil {
-				return err
-			}
-			s, err := admin.Status(c.Context(), ns)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				a.print(s)
-				return nil
-			}
-			if !s.Enabled {
-				a.say("WebRTC is not enabled for %s.", ns)
-				return nil
-			}
-			a.say("WebRTC is enabled for %s; TURN credentials last %s.\n", ns, time.Duration(s.TURNCredentialTTL)*time.Second)
-			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NODE\tROLE\tSTATE\tSINCE\tPORTS\tDETAIL")
-			for _, in := range s.Instances {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", in.Node, in.Role, in.State, ago(in.Since), portsText(in.Ports), in.Detail)
-			}
-			return w.Flush()
-		},
-	}
-	return namespaceFlag(c, &ns)
-}
-
-func ago(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return time.Since(t).Round(time.Second).String() + " ago"
-}
-
-func portsText(p orama.Ports) string {
-	var parts []string
-	for _, b := range []struct {
-		name  string
-		block orama.PortRange
-	}{{"relay", p.Relay}, {"signal", p.Signal}, {"media", p.Media}} {
-		switch b.block.Count {
-		case 0:
-		case 1:
-			parts = append(parts, fmt.Sprintf("%s %d", b.name, b.block.First))
-		default:
-			parts = append(parts, fmt.Sprintf("%s %d-%d", b.name, b.block.First, int(b.block.First)+int(b.block.Count)-1))
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 func (a *app) token() *cobra.Command {

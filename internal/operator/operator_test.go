@@ -35,6 +35,9 @@ func in(t *testing.T, nodes int, test func(t *testing.T, w *world, o *Operator),
 	})
 }
 
+// later lets time pass in the world, on its own clock.
+func later(d time.Duration) { time.Sleep(d) }
+
 func mustEnable(t *testing.T, o *Operator, ns orama.NamespaceID) Status {
 	t.Helper()
 	s, err := o.EnableWebRTC(t.Context(), ns, Options{}, nil)

@@ -40,7 +40,7 @@ func TestAMissingPartIsNamedAndOneNodeIsEnough(t *testing.T) {
 		require.NoError(t, o.DisableWebRTC(t.Context(), "demo", nil))
 
 		w.set(func() { w.checks["node-3"] = lacks("cache", "out of memory") })
-		time.Sleep(tick)
+		later(tick)
 		before := shape(w.look(t))
 		_, err = o.EnableWebRTC(t.Context(), "demo", Options{}, nil)
 		var e *orama.Error
@@ -77,11 +77,11 @@ func TestAStoreThatCannotBeWrittenIsNamed(t *testing.T) {
 func TestNodesThatHaveNotAnsweredAreWaitedFor(t *testing.T) {
 	in(t, 2, func(t *testing.T, w *world, o *Operator) {
 		w.set(func() { w.checks["node-1"], w.checks["node-2"] = map[string]string{}, map[string]string{} })
-		time.Sleep(tick)
+		later(tick)
 		go func() {
-			time.Sleep(3 * time.Second)
+			later(3 * time.Second)
 			w.set(func() { w.checks["node-2"] = map[string]string{"store": "", "gateway": ""} })
-			time.Sleep(3 * time.Second)
+			later(3 * time.Second)
 			w.set(func() { clear(w.checks) })
 		}()
 		began := time.Now()
@@ -91,7 +91,7 @@ func TestNodesThatHaveNotAnsweredAreWaitedFor(t *testing.T) {
 		require.NoError(t, o.DisableWebRTC(t.Context(), "demo", nil))
 
 		w.set(func() { w.checks["node-1"], w.checks["node-2"] = map[string]string{}, map[string]string{} })
-		time.Sleep(tick)
+		later(tick)
 		_, err = o.EnableWebRTC(t.Context(), "demo", Options{Wait: 5 * time.Second}, nil)
 		require.ErrorContains(t, err, "there is none: node-1: its agent has not answered yet; look at its log; node-2:")
 		w.set(func() { delete(w.checks, "node-2") })
@@ -105,7 +105,7 @@ func TestNodesThatHaveNotAnsweredAreWaitedFor(t *testing.T) {
 func TestSilentNodesAreNamedAndNotWaitedFor(t *testing.T) {
 	in(t, 3, func(t *testing.T, w *world, o *Operator) {
 		w.set(func() { w.silent["node-3"] = true })
-		time.Sleep(16 * time.Second)
+		later(16 * time.Second)
 		var said, state []string
 		began := time.Now()
 		s, err := o.EnableWebRTC(t.Context(), "demo", Options{}, func(st Step) {
@@ -131,7 +131,7 @@ func TestWhereNothingIsPlacedNothingIsChecked(t *testing.T) {
 			}
 			w.before = func(orama.Change) error { return errors.New("nothing is to be written") }
 		})
-		time.Sleep(tick)
+		later(tick)
 		mustEnable(t, o, "demo")
 	}, "demo")
 }
