@@ -38,6 +38,8 @@ type world struct {
 	last     map[string]orama.Observation
 	saved    []manifest.State
 	beats    int
+	beat     orama.Node // the last
+	relays   int
 	rooms    []orama.Room
 	hand     map[orama.RoomID]int // what the SFU has
 	moved    []orama.RoomID
@@ -70,10 +72,11 @@ func (w *world) Revision(ctx context.Context) (int64, error) {
 	return c.Revision, err
 }
 
-func (w *world) Heartbeat(context.Context, orama.Node, time.Time) error {
+func (w *world) Heartbeat(_ context.Context, n orama.Node, _ time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.beats++
+	w.beat = n
 	return nil
 }
 
@@ -128,7 +131,7 @@ func (w *world) status(role orama.Role, ns orama.NamespaceID) (node.Status, erro
 	if p == nil {
 		return node.Status{}, errors.New("no such process")
 	}
-	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Rooms: slices.Collect(maps.Keys(w.hand))}
+	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Relays: w.relays, Rooms: slices.Collect(maps.Keys(w.hand))}
 	if p.turn != nil {
 		for _, t := range p.turn.Tenants {
 			st.Tenants = append(st.Tenants, t.Namespace)
@@ -161,6 +164,9 @@ func (w *world) ApplySFU(_ context.Context, spec plan.SFUSpec) error {
 	p := w.units[key(orama.RoleSFU, spec.Namespace)]
 	if w.refuse != nil {
 		return w.refuse
+	}
+	if p.sfu != nil && (p.sfu.SignalPort != spec.SignalPort || p.sfu.MediaPort != spec.MediaPort) {
+		return errors.New("a running SFU does not change its ports")
 	}
 	p.sfu = &spec
 	p.applied++
@@ -243,14 +249,29 @@ func (w *world) process(role orama.Role, ns orama.NamespaceID) process {
 // within runs an agent on w in a bubble of its own clock.
 func within(t *testing.T, w *world, f func(t *testing.T, a *node.Agent)) {
 	t.Helper()
+	withDeps(t, w, w.deps(), f)
+}
+
+// deps is everything an agent on w needs.
+func (w *world) deps() node.Deps {
+	return node.Deps{
+		Self:  w.cluster.Nodes[0],
+		Local: plan.Local{BaseDomain: "orama.test", URLStyle: "ip", MeshCIDR: netip.MustParsePrefix("127.10.0.0/24"), Open: func(s, _ string) (string, error) { return s, nil }},
+		Store: w, Runner: w, Processes: w, Prober: clients{w}, Certificates: noCertificates{},
+		Save: func(m manifest.State) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.saved = append(w.saved, m)
+			return nil
+		},
+		Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+func withDeps(t *testing.T, w *world, d node.Deps, f func(t *testing.T, a *node.Agent)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		a := node.New(node.Deps{
-			Self:  w.cluster.Nodes[0],
-			Local: plan.Local{BaseDomain: "orama.test", URLStyle: "ip", MeshCIDR: netip.MustParsePrefix("127.10.0.0/24"), Open: func(s, _ string) (string, error) { return s, nil }},
-			Store: w, Runner: w, Processes: w, Prober: clients{w}, Certificates: noCertificates{},
-			Save: func(m manifest.State) error { w.saved = append(w.saved, m); return nil },
-			Log:  slog.New(slog.DiscardHandler),
-		})
+		a := node.New(d)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- a.Run(ctx) }()
