@@ -77,7 +77,7 @@ func unreached(ctx context.Context, address string, err error) error {
 	switch {
 	case errors.Is(err, errStranger):
 		return orama.Errorf(orama.KindUnauthenticated, "wrong_cluster",
-			"the host at %s is not of the cluster that the token was made in, so it was told nothing; check who answers there, or ask for another token with 'orama node invite'", address)
+			"the host at %s is not of the cluster that was expected, so it was told nothing; check who answers there, or ask for another token with 'orama node invite'", address)
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return ctx.Err()
 	}

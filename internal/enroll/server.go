@@ -175,6 +175,9 @@ func (s *Server) join(r *http.Request) (*Answer, error) {
 	}
 	sum := sha256.Sum256(q.Secret)
 	hash := hex.EncodeToString(sum[:])
+	if err := s.check(r.Context(), hash, s.d.Now()); err != nil {
+		return nil, err
+	}
 	// What is handed out is collected first: a member that has nothing to give must not use the token up.
 	offer, err := s.d.Offer()
 	if err != nil {

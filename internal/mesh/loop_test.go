@@ -182,7 +182,6 @@ func TestKeysSurviveACrashAnywhere(t *testing.T) {
 	require.NoError(t, err)
 	first := k.now
 	require.NoError(t, k.begin())
-	second := *k.next
 	check := func(at string, now any, announced int) {
 		t.Helper()
 		again, err := openKeys(path)
@@ -199,7 +198,7 @@ func TestKeysSurviveACrashAnywhere(t *testing.T) {
 	k, err = openKeys(path)
 	require.NoError(t, err)
 	require.NoError(t, k.begin())
-	second = *k.next
+	second := *k.next
 	require.Len(t, k.announced(), 2)
 	require.NoError(t, k.turn())
 	check("after turn", second, 2)

@@ -96,6 +96,9 @@ func Init(o InitOptions) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
+	if err := meshIsFree(cfg, "--mesh-cidr"); err != nil {
+		return InitResult{}, err
+	}
 	r := result(o.HostOptions, cfg)
 	if cfg.Store.Engine == "sqlite" {
 		r.Notes = append(r.Notes, "The records are one file on this host. For several hosts install rqlited on each before init, or name an rqlite cluster with --store.")
@@ -225,6 +228,36 @@ func choosePublic(found []netip.Addr) (netip.Addr, error) {
 	}
 	return netip.Addr{}, orama.Errorf(orama.KindInvalid, "no_public_ip",
 		"which address clients reach this host at is not plain (it has %s); name it with --public-ip", orNone(found))
+}
+
+// meshIsFree refuses a mesh whose addresses this host knows another way to: they would be cut off, or the mesh would.
+func meshIsFree(cfg config.Node, advice string) error {
+	if !ownMesh(cfg) {
+		return nil
+	}
+	name := cfg.Mesh.Interface
+	if name == "" {
+		name = mesh.DefaultInterface
+	}
+	all, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("this host's addresses: %w", err)
+	}
+	for _, i := range all {
+		addrs, err := i.Addrs()
+		if err != nil || i.Name == name {
+			continue // gone meanwhile, or the mesh itself
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Overlaps(cfg.MeshCIDR) {
+				return orama.Errorf(orama.KindConflict, "mesh_overlaps", "the mesh %s overlaps the network %s of this host's interface %s; choose another with %s", cfg.MeshCIDR, p.Masked(), i.Name, advice)
+			}
+		}
+	}
+	if cfg.MeshCIDR.Contains(cfg.PublicIP) {
+		return orama.Errorf(orama.KindConflict, "mesh_overlaps", "the public address %s is in the mesh %s; choose another with %s", cfg.PublicIP, cfg.MeshCIDR, advice)
+	}
+	return nil
 }
 
 func orNone(list []netip.Addr) string {

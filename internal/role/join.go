@@ -226,6 +226,9 @@ func (o JoinOptions) adapt(a enroll.Answer) (config.Node, error) {
 				"the cluster keeps its records in one file, %s, which this host does not see; give the cluster an rqlite store first", c.Store.File)
 		}
 	}
+	if err := meshIsFree(c, "--mesh-cidr when the cluster is made"); err != nil {
+		return c, err
+	}
 	return c, c.Validate()
 }
 

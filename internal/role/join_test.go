@@ -24,6 +24,9 @@ import (
 	"orama.network/orama/internal/store"
 )
 
+// testMesh is of RFC 2544: no host of a developer has it.
+var testMesh = netip.MustParsePrefix("198.18.7.0/24")
+
 // firstHost is a host that was set up by Init, whose agent lets others in.
 type firstHost struct {
 	t       *testing.T
@@ -40,7 +43,7 @@ func newFirstHost(t *testing.T) *firstHost {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	h := &firstHost{t: t, o: InitOptions{HostOptions: HostOptions{ConfigFile: filepath.Join(dir, "etc", "node.yaml"), DataDir: filepath.Join(dir, "data"), Node: "node-1",
-		PublicIP: netip.MustParseAddr("203.0.113.1"), Supervisor: "child"}, BaseDomain: "example.org", Store: []string{"sqlite"}, Enroll: l.Addr().String()}}
+		PublicIP: netip.MustParseAddr("203.0.113.1"), Supervisor: "child"}, BaseDomain: "example.org", MeshCIDR: testMesh, Store: []string{"sqlite"}, Enroll: l.Addr().String()}}
 	h.r, err = Init(h.o)
 	require.NoError(t, err)
 	h.cfg, err = config.Load(h.o.ConfigFile)
@@ -78,12 +81,12 @@ func TestInitAndJoin(t *testing.T) {
 	o := h.joiner(h.r.Token)
 	r, err := Join(t.Context(), o)
 	require.NoError(t, err)
-	require.Equal(t, netip.MustParseAddr("10.0.0.2"), r.MeshIP)
+	require.Equal(t, netip.MustParseAddr("198.18.7.2"), r.MeshIP)
 
 	c, err := config.Load(o.ConfigFile)
 	require.NoError(t, err)
 	require.Equal(t, config.Node{
-		ID: "node-2", Zone: "b", BaseDomain: "example.org", PublicIP: o.PublicIP, MeshIP: r.MeshIP, MeshCIDR: netip.MustParsePrefix("10.0.0.0/24"),
+		ID: "node-2", Zone: "b", BaseDomain: "example.org", PublicIP: o.PublicIP, MeshIP: r.MeshIP, MeshCIDR: testMesh,
 		DataDir: o.DataDir, ClusterKey: filepath.Join(o.DataDir, "cluster.key"), Store: h.cfg.Store, Supervisor: "child",
 		Mesh:         config.Mesh{WireGuard: "auto", ListenPort: 51820, PrivateKey: filepath.Join(o.DataDir, "mesh.key"), Enroll: h.cfg.Mesh.Enroll},
 		Certificates: config.Certificates{Mode: "authority", Authority: o.DataDir},
@@ -232,6 +235,17 @@ func TestInitRefusesADataDirectoryOfAnother(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(dir, "cluster.key"))
 }
 
+func TestAMeshThatIsSomethingElseIsRefused(t *testing.T) {
+	cfg := config.Node{PublicIP: netip.MustParseAddr("203.0.113.1"), MeshCIDR: netip.MustParsePrefix("127.0.0.0/16"), Mesh: config.Mesh{WireGuard: "auto"}}
+	require.ErrorContains(t, meshIsFree(cfg, "--mesh-cidr"), "interface lo")
+	cfg.MeshCIDR = netip.MustParsePrefix("203.0.113.0/24")
+	require.ErrorContains(t, meshIsFree(cfg, "--mesh-cidr"), "public address")
+	cfg.MeshCIDR = testMesh
+	require.NoError(t, meshIsFree(cfg, "--mesh-cidr"))
+	cfg.MeshCIDR, cfg.Mesh.WireGuard = netip.MustParsePrefix("127.0.0.0/16"), "existing"
+	require.NoError(t, meshIsFree(cfg, "--mesh-cidr"))
+}
+
 func TestThePublicAddressIsFoundWhereItIsPlain(t *testing.T) {
 	addrs := func(list ...string) (out []netip.Addr) {
 		for _, a := range list {
@@ -257,15 +271,15 @@ func TestAJoinersConfiguration(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(os.Getenv("PATH"), program), nil, 0o700)) //nolint:gosec // a program
 	}
 	was := config.Node{
-		ID: "node-1", BaseDomain: "example.org", PublicIP: netip.MustParseAddr("203.0.113.1"), MeshIP: netip.MustParseAddr("10.0.0.1"), MeshCIDR: netip.MustParsePrefix("10.0.0.0/24"),
+		ID: "node-1", BaseDomain: "example.org", PublicIP: netip.MustParseAddr("203.0.113.1"), MeshIP: netip.MustParseAddr("198.18.7.1"), MeshCIDR: testMesh,
 		DataDir: "/var/lib/orama", RunDir: "/run/orama", ClusterKey: "/var/lib/orama/cluster.key",
-		Store:        config.Store{Engine: "rqlite", URLs: []string{"http://10.0.0.1:4001", "http://10.0.0.9:4001"}, Run: true, User: "u", PasswordFile: "/secret/p"},
-		Cache:        config.Cache{Engine: "olric", Addresses: []string{"10.0.0.1:3320"}, Run: true},
+		Store:        config.Store{Engine: "rqlite", URLs: []string{"http://198.18.7.1:4001", "http://198.18.7.9:4001"}, Run: true, User: "u", PasswordFile: "/secret/p"},
+		Cache:        config.Cache{Engine: "olric", Addresses: []string{"198.18.7.1:3320"}, Run: true},
 		Mesh:         config.Mesh{WireGuard: "userspace", Interface: "wg9", ListenPort: 51820, PrivateKey: "/var/lib/orama/mesh.key", Enroll: "203.0.113.1:7946"},
 		Firewall:     "ufw",
 		DNS:          config.DNS{Mode: "serve", Listen: []string{"203.0.113.1:53"}},
 		Certificates: config.Certificates{Mode: "acme", Email: "ops@example.org", Roots: "/etc/orama/roots.pem"},
-		Gateway:      config.Gateway{URL: "https://203.0.113.1", HTTP: []string{"203.0.113.1:8080", "10.0.0.1:8080"}, HTTPS: "203.0.113.1:8443"},
+		Gateway:      config.Gateway{URL: "https://203.0.113.1", HTTP: []string{"203.0.113.1:8080", "198.18.7.1:8080"}, HTTPS: "203.0.113.1:8443"},
 		TURN:         config.TURN{URLs: "name"},
 		Demo:         config.Demo{Namespace: "demo"},
 	}
@@ -278,23 +292,23 @@ func TestAJoinersConfiguration(t *testing.T) {
 	require.NoError(t, was.Save(text))
 	body, err := os.ReadFile(text)
 	require.NoError(t, err)
-	c, err := o.adapt(enroll.Answer{MeshIP: netip.MustParseAddr("10.0.0.2"), Config: body})
+	c, err := o.adapt(enroll.Answer{MeshIP: netip.MustParseAddr("198.18.7.2"), Config: body})
 	require.NoError(t, err)
 
 	want := was
-	want.ID, want.PublicIP, want.MeshIP, want.DataDir, want.ClusterKey = "node-2", o.PublicIP, netip.MustParseAddr("10.0.0.2"), "/data", "/data/cluster.key"
-	want.Store.URLs = []string{"http://10.0.0.2:4001", "http://10.0.0.1:4001", "http://10.0.0.9:4001"}
+	want.ID, want.PublicIP, want.MeshIP, want.DataDir, want.ClusterKey = "node-2", o.PublicIP, netip.MustParseAddr("198.18.7.2"), "/data", "/data/cluster.key"
+	want.Store.URLs = []string{"http://198.18.7.2:4001", "http://198.18.7.1:4001", "http://198.18.7.9:4001"}
 	want.Store.PasswordFile = "/data/store.password"
-	want.Cache.Addresses = []string{"10.0.0.2:3320", "10.0.0.1:3320"}
+	want.Cache.Addresses = []string{"198.18.7.2:3320", "198.18.7.1:3320"}
 	want.Mesh.ListenPort, want.Mesh.PrivateKey, want.Mesh.Enroll = 51821, "/data/mesh.key", "203.0.113.2:7946"
 	want.DNS.Listen = []string{"203.0.113.2:53"}
 	want.Certificates.Roots = "/data/acme-roots.pem"
-	want.Gateway = config.Gateway{URL: "https://203.0.113.2", HTTP: []string{"203.0.113.2:8080", "10.0.0.2:8080"}, HTTPS: "203.0.113.2:8443"}
+	want.Gateway = config.Gateway{URL: "https://203.0.113.2", HTTP: []string{"203.0.113.2:8080", "198.18.7.2:8080"}, HTTPS: "203.0.113.2:8443"}
 	want.Supervisor, want.Demo = "systemd", config.Demo{}
 	require.Equal(t, want, c)
 
 	t.Setenv("PATH", t.TempDir()) // nothing is installed
-	c, err = o.adapt(enroll.Answer{MeshIP: netip.MustParseAddr("10.0.0.2"), Config: body})
+	c, err = o.adapt(enroll.Answer{MeshIP: netip.MustParseAddr("198.18.7.2"), Config: body})
 	require.NoError(t, err)
 	require.False(t, c.Store.Run)
 	require.Equal(t, was.Store.URLs, c.Store.URLs)
