@@ -40,6 +40,7 @@ var contract = []struct {
 	{"ChallengesComeAndGo", challengesComeAndGo},
 	{"FilesAreKept", filesAreKept},
 	{"ALockHasOneHolder", aLockHasOneHolder},
+	{"AnInvitationAdmitsOneNode", anInvitationAdmitsOneNode},
 }
 
 func whatIsCommittedIsRead(t *testing.T, w world) {
