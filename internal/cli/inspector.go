@@ -64,7 +64,7 @@ func (a *app) showInspection(got operator.Inspection) error {
 	count := map[operator.Severity]int{}
 	for _, f := range got.Checks {
 		count[f.Severity]++
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Severity, f.Name, orDash(string(f.Node)), orDash(string(f.Namespace)), f.Detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Severity, f.Name, orDash(string(f.Node)), orDash(string(f.Namespace)), printable(f.Detail))
 	}
 	if err := w.Flush(); err != nil {
 		return err

@@ -11,8 +11,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -134,7 +135,7 @@ func (l live) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch m := msg.(type) {
 	case tea.WindowSizeMsg:
 		l.width, l.height = m.Width, m.Height
-	case tea.KeyMsg:
+	case tea.KeyPressMsg:
 		switch m.String() {
 		case "q", "ctrl+c", "esc":
 			return l, tea.Quit
@@ -150,8 +151,15 @@ func (l live) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return l, nil
 }
 
-// View implements tea.Model: never more lines than the terminal has, nor longer ones.
-func (l live) View() string {
+// View implements tea.Model.
+func (l live) View() tea.View {
+	v := tea.NewView(l.screen())
+	v.AltScreen = true
+	return v
+}
+
+// screen is never more lines than the terminal has, nor longer ones.
+func (l live) screen() string {
 	if l.width == 0 {
 		return ""
 	}
@@ -160,7 +168,7 @@ func (l live) View() string {
 
 // watch draws until q, Ctrl-C or the end of ctx.
 func (l live) watch(ctx context.Context, a *app) error {
-	_, err := tea.NewProgram(l, tea.WithContext(ctx), tea.WithOutput(a.out), tea.WithAltScreen()).Run()
+	_, err := tea.NewProgram(l, tea.WithContext(ctx), tea.WithOutput(a.out)).Run()
 	if ctx.Err() != nil || errors.Is(err, tea.ErrInterrupted) {
 		return nil
 	}
@@ -293,11 +301,23 @@ func fit(text string, width, height int) string {
 		lines = append(lines[:height-2], fmt.Sprintf("… %d more lines", more), last)
 	}
 	for i, line := range lines {
+		line = printable(line)
+		lines[i] = line
 		if r := []rune(line); len(r) > width && width > 1 {
 			lines[i] = string(r[:width-1]) + "…"
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// printable leaves out what would move a cursor or change a colour: reasons come from other machines.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, s)
 }
 
 func (a *app) nodeReport() *cobra.Command {

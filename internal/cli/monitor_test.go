@@ -16,7 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -47,6 +47,7 @@ func TestLiveShowsWhatCounts(t *testing.T) {
 	text = live{env: "devnet", last: sample, err: errors.New("no answer")}.text()
 	require.Contains(t, text, "! no answer")
 	require.Contains(t, text, "myapp", "the last report stays")
+	require.Equal(t, "a[2Jb", fit("a\x1b[2Jb", 80, 24), "nobody's reason moves our cursor")
 }
 
 // The view never has more lines than the terminal, nor longer ones, and always says how to leave.
@@ -63,7 +64,7 @@ func TestLiveFits(t *testing.T) {
 			r.Namespaces = append(r.Namespaces, sample.Namespaces[0])
 		}
 		w, h := rapid.IntRange(10, 200).Draw(t, "width"), rapid.IntRange(4, 60).Draw(t, "height")
-		view := live{env: "devnet", last: r, width: w, height: h}.View()
+		view := live{env: "devnet", last: r, width: w, height: h}.screen()
 		lines := strings.Split(view, "\n")
 		if len(lines) > h {
 			t.Fatalf("%d lines of %d", len(lines), h)
@@ -77,7 +78,7 @@ func TestLiveFits(t *testing.T) {
 			t.Fatalf("the last line is %q", lines[len(lines)-1])
 		}
 	})
-	at80 := live{env: "devnet", last: sample, width: 80, height: 24}.View()
+	at80 := live{env: "devnet", last: sample, width: 80, height: 24}.screen()
 	require.Contains(t, at80, "myapp")
 	require.Contains(t, at80, "node-2")
 }
@@ -86,16 +87,16 @@ func TestLiveReacts(t *testing.T) {
 	l := live{env: "devnet", interval: time.Hour, width: 80, height: 24, read: func(context.Context) (operator.Report, error) { return sample, nil }}
 	m, cmd := l.Update(l.Init()())
 	require.NotNil(t, cmd, "it looks again")
-	require.Contains(t, m.View(), "myapp")
+	require.Contains(t, m.(live).screen(), "myapp")
 	m, _ = m.Update(tea.WindowSizeMsg{Width: 20, Height: 5})
-	require.Len(t, strings.Split(m.View(), "\n"), 5)
+	require.Len(t, strings.Split(m.(live).screen(), "\n"), 5)
 	m, _ = m.Update(looked{err: errors.New("gone")})
-	require.Contains(t, m.View(), "! gone")
-	for _, key := range []tea.KeyMsg{{Type: tea.KeyRunes, Runes: []rune("q")}, {Type: tea.KeyCtrlC}, {Type: tea.KeyEsc}} {
+	require.Contains(t, m.(live).screen(), "! gone")
+	for _, key := range []tea.KeyPressMsg{{Code: 'q', Text: "q"}, {Code: 'c', Mod: tea.ModCtrl}, {Code: tea.KeyEscape}} {
 		_, cmd = m.Update(key)
 		require.IsType(t, tea.QuitMsg{}, cmd())
 	}
-	_, cmd = m.Update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("x")})
+	_, cmd = m.Update(tea.KeyPressMsg{Code: 'x', Text: "x"})
 	require.Nil(t, cmd)
 }
 
