@@ -229,8 +229,10 @@ func (a *Agent) direct(ctx context.Context, c orama.Cluster) {
 		kp := a.keepers[k]
 		if kp == nil {
 			kp = newKeeper(a, k)
+			kp.set(d) // before it runs: a keeper without a wish would stop what it is to adopt
 			a.keepers[k] = kp
 			a.keepersW.Go(func() { kp.run(ctx) })
+			continue
 		}
 		kp.set(d)
 	}
