@@ -86,9 +86,10 @@ func (l *leased) eventually(is func() bool, what string) {
 }
 
 // allocate uses the server as a client would.
-func (l *leased) allocate() error {
-	tenant := l.spec.Tenants[0]
-	user, credential := auth.MintTURN(tenant.Secret, tenant.Namespace, time.Now().Add(time.Minute))
+func (l *leased) allocate() error { return l.allocateWith(l.spec.Tenants[0].Secret) }
+
+func (l *leased) allocateWith(secret string) error {
+	user, credential := auth.MintTURN(secret, l.spec.Tenants[0].Namespace, time.Now().Add(time.Minute))
 	ctx, cancel := context.WithTimeout(l.t.Context(), 5*time.Second)
 	defer cancel()
 	return probe.TURN(ctx, netip.AddrPortFrom(l.spec.PublicIP, 3478), l.spec.Realm, user, credential)
@@ -108,10 +109,10 @@ func TestLease(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- Lease(ctx, "myapp", l.control, out, slog.New(slog.DiscardHandler)) }()
 	l.eventually(func() bool { return len(l.status().Tenants) == 1 }, "the namespace is not served")
-	require.NoError(t, l.allocate())
-	l.eventually(func() bool {
-		return strings.Contains(out.String(), "relay opened client=") && strings.Contains(out.String(), "reason=deleted_by_client")
-	}, "the log does not have the relay")
+	require.NoError(t, l.allocate(), "as a node does that looks whether it serves")
+	require.Error(t, l.allocateWith("not the secret"))
+	l.eventually(func() bool { return strings.Contains(out.String(), "reason=wrong_credential") }, "the log does not have the refusal")
+	require.NotContains(t, out.String(), "relay opened", "the node's own look is no client")
 
 	// A second holder waits; the first is not disturbed.
 	second, stop := context.WithCancel(t.Context())
@@ -167,15 +168,23 @@ func TestNotify(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", path)
 	t.Setenv("WATCHDOG_USEC", "30000")
 
-	var healthy sync.Mutex
-	n := notify(func() string { healthy.Lock(); defer healthy.Unlock(); return "fine" })
-	require.Equal(t, "READY=1\nSTATUS=fine", heard())
-	require.Equal(t, "WATCHDOG=1\nSTATUS=fine", heard())
-	n.ending()
-	for said := heard(); said != "STOPPING=1\nSTATUS=fine"; said = heard() {
-		require.Equal(t, "WATCHDOG=1\nSTATUS=fine", said)
+	var healthy sync.Mutex // guards the following
+	state := "fine"
+	n := notify(func() string { healthy.Lock(); defer healthy.Unlock(); return state })
+	until := func(what string) {
+		for said := heard(); said != what; said = heard() {
+			require.Contains(t, []string{"WATCHDOG=1", "STATUS=busy"}, said)
+		}
 	}
-	require.Equal(t, "WATCHDOG=1\nSTATUS=fine", heard(), "it lives while it drains")
+	require.Equal(t, "READY=1\nSTATUS=fine", heard())
+	require.Equal(t, "WATCHDOG=1", heard())
+	healthy.Lock()
+	state = "busy"
+	healthy.Unlock()
+	until("STATUS=busy")
+	n.ending()
+	until("STOPPING=1")
+	until("WATCHDOG=1") // it lives while it drains
 
 	healthy.Lock() // a lock is stuck: no more beats
 	for {

@@ -6,14 +6,19 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// statusEvery is how often systemd is told how a process is when it keeps no watchdog.
-const statusEvery = 5 * time.Second
+const (
+	// statusEvery is how often systemd is told how a process is, if that is news.
+	statusEvery = time.Second
+	// aliveEvery is how often it is told that the process lives when it keeps no watchdog.
+	aliveEvery = 10 * time.Second
+)
 
 // notifier tells systemd how this process is (sd_notify(3)); without systemd it does nothing. Each beat asks status
 // anew, and status takes the locks that serving takes: one that is stuck for good stops the beats, and systemd's
 // watchdog starts the process again.
 type notifier struct {
 	status   func() string
+	told     string // by run alone
 	stopping chan struct{}
 	quit     chan struct{}
 	done     chan struct{}
@@ -21,14 +26,14 @@ type notifier struct {
 
 // notify says that this process serves, and begins the beats.
 func notify(status func() string) *notifier {
-	n := &notifier{status: status, stopping: make(chan struct{}), quit: make(chan struct{}), done: make(chan struct{})}
-	if told, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+status()); !told || err != nil {
+	n := &notifier{status: status, told: status(), stopping: make(chan struct{}), quit: make(chan struct{}), done: make(chan struct{})}
+	if told, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+n.told); !told || err != nil {
 		close(n.done)
 		return n
 	}
-	every := statusEvery
+	every := aliveEvery
 	if w, err := daemon.SdWatchdogEnabled(false); err == nil && w > 0 {
-		every = min(every, w/3)
+		every = w / 3
 	}
 	go n.run(every)
 	return n
@@ -36,18 +41,25 @@ func notify(status func() string) *notifier {
 
 func (n *notifier) run(every time.Duration) {
 	defer close(n.done)
-	beat := time.NewTicker(every)
-	defer beat.Stop()
+	alive, look := time.NewTicker(every), time.NewTicker(min(every, statusEvery))
+	defer alive.Stop()
+	defer look.Stop()
 	stopping := n.stopping
 	for {
 		select {
 		case <-n.quit:
 			return
 		case <-stopping:
-			say(daemon.SdNotifyStopping + "\nSTATUS=" + n.status())
+			say(daemon.SdNotifyStopping)
 			stopping = nil
-		case <-beat.C:
-			say(daemon.SdNotifyWatchdog + "\nSTATUS=" + n.status())
+		case <-alive.C:
+			n.status()
+			say(daemon.SdNotifyWatchdog)
+		case <-look.C:
+			if is := n.status(); is != n.told {
+				n.told = is
+				say("STATUS=" + is)
+			}
 		}
 	}
 }

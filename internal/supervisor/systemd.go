@@ -46,7 +46,8 @@ type Systemd struct {
 	closed   bool
 	states   map[string]dbus.UnitStatus // by name with suffix, as of readAt
 	readAt   time.Time
-	details  map[string]UnitState // as of the last List
+	details  map[string]UnitState // as of lookedAt
+	lookedAt time.Time
 	revivals map[string]revival
 	silent   bool // the bus did not answer last time, and that was logged
 }
@@ -338,12 +339,16 @@ func (s *Systemd) heard(err error) {
 	s.silent = err != nil
 }
 
-// look reads the details of all units that are not simply stopped.
+// look reads the details of all units that are not simply stopped, unless that was done since their states were read.
 func (s *Systemd) look(ctx context.Context, states map[string]dbus.UnitStatus) {
-	conn, err := s.bus()
-	if err != nil {
+	s.mu.Lock()
+	conn, err := s.busLocked()
+	done := !s.lookedAt.Before(s.readAt)
+	s.mu.Unlock()
+	if err != nil || done {
 		return
 	}
+	at := time.Now()
 	fresh := map[string]UnitState{}
 	for name, st := range states {
 		if st.ActiveState == "inactive" {
@@ -364,7 +369,7 @@ func (s *Systemd) look(ctx context.Context, states map[string]dbus.UnitStatus) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.details = fresh
+	s.details, s.lookedAt = fresh, at
 	for name, d := range fresh {
 		if d.PID > 0 && time.Since(d.Since) > livedLong {
 			delete(s.revivals, name)

@@ -2,6 +2,7 @@ package turn
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -214,10 +215,11 @@ func (s *Server) unleased() (out []orama.NamespaceID) {
 	return out
 }
 
-// tellHolder passes a line of the log on to the lease of the namespace that it is about. It never waits.
+// tellHolder passes a line of the log on to the lease of the namespace that it is about. It never waits. The node looks
+// every few seconds whether its relay serves; what came of that it says itself, and a log of it would hide the clients.
 func (s *Server) tellHolder(l line) {
 	ns, text := lineText(l)
-	if ns == "" {
+	if ns == "" || l.client().Addr() == s.publicIP && strings.HasPrefix(l.msg, "turn: relay ") {
 		return
 	}
 	s.leases.mu.Lock()
@@ -235,6 +237,16 @@ func (s *Server) tellHolder(l line) {
 		lease.lost += 1 + e.Lost
 		s.leases.mu.Unlock()
 	}
+}
+
+// client is whom a line is about.
+func (l line) client() (who netip.AddrPort) {
+	for i := 0; i+1 < len(l.args); i += 2 {
+		if l.args[i] == "client" {
+			who, _ = l.args[i+1].(netip.AddrPort)
+		}
+	}
+	return who
 }
 
 // lineText words a line, and says which namespace it is about.

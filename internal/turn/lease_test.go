@@ -1,6 +1,7 @@
 package turn
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -138,6 +139,22 @@ func TestWithoutLeasesThereAreNone(t *testing.T) {
 	require.Equal(t, orama.KindConflict, orama.KindOf(err))
 	require.Empty(t, h.srv.Status().Unleased)
 	h.client("udp", alpha).allocate()
+}
+
+// What the node itself does to see whether its relay serves is in no tenant's log, unless it goes wrong.
+func TestOwnLooksAreNoLines(t *testing.T) {
+	h := newHost(t, leasing)
+	lease, err := h.srv.Lease(alpha)
+	require.NoError(t, err)
+	own, other := netip.AddrPortFrom(h.spec.PublicIP, 5), netip.MustParseAddrPort("203.0.113.1:5")
+	say := func(msg string, who netip.AddrPort) {
+		h.srv.tellHolder(line{msg: msg, args: []any{"namespace", alpha, "client", who}})
+	}
+	say("turn: relay opened", own)
+	say("turn: relay ended", own)
+	say("turn: refused", own)
+	say("turn: relay opened", other)
+	require.Equal(t, []string{"refused client=" + own.String(), "relay opened client=203.0.113.1:5"}, saysUntil(t, lease, "opened"))
 }
 
 func TestLineText(t *testing.T) {
