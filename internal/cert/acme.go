@@ -247,14 +247,19 @@ func (a *ACME) keep(ctx context.Context, name string) {
 		pause = retryMin
 		if leaf != nil {
 			// Nodes look at different moments: one orders, and the others find it done.
-			wait(ctx, min(time.Until(renewal(leaf)), recheckEvery)+rand.N(30*time.Second)) //nolint:gosec // spreads load, guards nothing
+			wait(ctx, min(time.Until(renewal(leaf)), recheckEvery)+jitter(leaf))
 		}
 	}
 }
 
 // renewal is when a third of a certificate's life is left, which is when certmagic agrees to renew it.
 func renewal(leaf *x509.Certificate) time.Time {
-	return leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3).Add(time.Second)
+	return leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)
+}
+
+// jitter is up to half a minute, and less for a certificate of a short life.
+func jitter(leaf *x509.Certificate) time.Duration {
+	return rand.N(min(30*time.Second, leaf.NotAfter.Sub(leaf.NotBefore)/20) + 1) //nolint:gosec // spreads load, guards nothing
 }
 
 func wait(ctx context.Context, d time.Duration) {

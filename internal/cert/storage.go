@@ -52,15 +52,22 @@ type storage struct {
 	sealer  Sealer
 	holder  string // differs with every process
 
-	wg    sync.WaitGroup // the locks' keepers
-	mu    sync.Mutex     // guards the following field
-	locks map[string]context.CancelFunc
+	mu    sync.Mutex // guards the following field
+	locks map[string]*held
+}
+
+// held is a lock of this process: the records know processes, the map knows that one caller here has it.
+type held struct {
+	kept     context.Context    // of its keeper
+	release  context.CancelFunc // ends it
+	ended    sync.WaitGroup     // the keeper
+	released chan struct{}      // closed when others here may try
 }
 
 var _ certmagic.Storage = (*storage)(nil)
 
 func newStorage(r Records, s Sealer) *storage {
-	return &storage{records: r, sealer: s, holder: rand.Text(), locks: map[string]context.CancelFunc{}}
+	return &storage{records: r, sealer: s, holder: rand.Text(), locks: map[string]*held{}}
 }
 
 // place is where a key lies among the records' files.
@@ -153,28 +160,59 @@ func (s *storage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, erro
 	return certmagic.KeyInfo{Key: key}, nil
 }
 
-// Lock waits until this process has the lock, and prolongs it until Unlock.
+// Lock waits until the caller has the lock, and prolongs it until Unlock.
 func (s *storage) Lock(ctx context.Context, name string) error {
+	mine, err := s.claim(ctx, name)
+	if err != nil {
+		return err
+	}
 	for wait := lockRetry; ; wait = min(2*wait, lockRetryAt) {
 		err := s.take(ctx, name)
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, orama.ErrConflict) && orama.KindOf(err) != orama.KindUnavailable {
-			return err
+			return errors.Join(err, s.Unlock(context.WithoutCancel(ctx), name))
 		}
 		select {
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-ctx.Done(): // the last try may have succeeded unheard
+			return errors.Join(ctx.Err(), s.Unlock(context.WithoutCancel(ctx), name))
 		case <-time.After(wait):
 		}
 	}
-	held, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.mu.Lock()
-	s.locks[name] = cancel
-	s.mu.Unlock()
-	s.wg.Go(func() { s.hold(held, name) })
+	mine.ended.Go(func() { s.hold(mine.kept, name) })
 	return nil
+}
+
+// claim waits until nobody else in this process has the lock, or tries to get it.
+func (s *storage) claim(ctx context.Context, name string) (*held, error) {
+	for {
+		s.mu.Lock()
+		other := s.locks[name]
+		if other == nil {
+			mine := &held{released: make(chan struct{})}
+			mine.kept, mine.release = context.WithCancel(context.WithoutCancel(ctx))
+			s.locks[name] = mine
+			s.mu.Unlock()
+			return mine, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-other.released:
+		}
+	}
+}
+
+func (s *storage) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.locks[name]; l != nil {
+		l.release()
+		close(l.released)
+		delete(s.locks, name)
+	}
 }
 
 func (s *storage) take(ctx context.Context, name string) error {
@@ -201,11 +239,13 @@ func (s *storage) hold(ctx context.Context, name string) {
 // Unlock gives the lock back.
 func (s *storage) Unlock(ctx context.Context, name string) error {
 	s.mu.Lock()
-	if cancel := s.locks[name]; cancel != nil {
-		cancel()
-		delete(s.locks, name)
-	}
+	l := s.locks[name]
 	s.mu.Unlock()
+	if l != nil {
+		l.release() // first, or its keeper could take it again
+		l.ended.Wait()
+	}
+	defer s.forget(name)
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	return s.records.ReleaseLock(ctx, path.Join(root, opaque(name)), s.holder)
@@ -214,10 +254,12 @@ func (s *storage) Unlock(ctx context.Context, name string) error {
 // close ends the keepers of locks that certmagic still has.
 func (s *storage) close() {
 	s.mu.Lock()
-	for name, cancel := range s.locks {
-		cancel()
-		delete(s.locks, name)
-	}
+	left := s.locks
+	s.locks = map[string]*held{}
 	s.mu.Unlock()
-	s.wg.Wait()
+	for _, l := range left {
+		l.release()
+		l.ended.Wait()
+		close(l.released)
+	}
 }
