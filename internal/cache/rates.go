@@ -1,5 +1,3 @@
-// Package cache is short-lived state that may be lost at any time: the counters behind rate
-// limits. It is not a record of anything; what must survive a restart belongs to store.
 package cache
 
 import (

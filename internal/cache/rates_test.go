@@ -12,12 +12,25 @@ import (
 	"orama.network/orama/internal/cache"
 )
 
-type clock struct{ t time.Time }
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
 
-func (c *clock) now() time.Time { return c.t }
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
 
 func TestTakeAllowsABurstThenTheRate(t *testing.T) {
-	c := &clock{time.Unix(1000, 0)}
+	c := &clock{t: time.Unix(1000, 0)}
 	r := cache.NewRates(0, c.now)
 	for range 3 {
 		require.Zero(t, r.Take("a", 3, 2))
@@ -37,7 +50,7 @@ func TestTakeAllowsABurstThenTheRate(t *testing.T) {
 }
 
 func TestAClockThatGoesBackGivesNothing(t *testing.T) {
-	c := &clock{time.Unix(1000, 0)}
+	c := &clock{t: time.Unix(1000, 0)}
 	r := cache.NewRates(0, c.now)
 	require.Zero(t, r.Take("a", 1, 1))
 	c.t = c.t.Add(-time.Hour)
@@ -45,7 +58,7 @@ func TestAClockThatGoesBackGivesNothing(t *testing.T) {
 }
 
 func TestMemoryIsBoundedAndTheBusyAreKept(t *testing.T) {
-	c := &clock{time.Unix(1000, 0)}
+	c := &clock{t: time.Unix(1000, 0)}
 	r := cache.NewRates(64, c.now)
 	for range 100 {
 		r.Take("busy", 100, 0.001)
@@ -59,7 +72,7 @@ func TestMemoryIsBoundedAndTheBusyAreKept(t *testing.T) {
 
 func TestNeverMoreThanBurstPlusRate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := &clock{time.Unix(1000, 0)}
+		c := &clock{t: time.Unix(1000, 0)}
 		r := cache.NewRates(0, c.now)
 		burst := rapid.IntRange(1, 20).Draw(t, "burst")
 		rate := rapid.Float64Range(0.1, 50).Draw(t, "rate")
