@@ -1,6 +1,6 @@
-// Package cert gives TLS servers their certificates. Today there is one source: a development
-// authority kept in a directory, which a local cluster's own browsers and tests can be told to
-// trust. It does not decide who needs a certificate, and it never installs trust anywhere.
+// Package cert gives TLS servers their certificates: made by a development authority of one's own, read from files that
+// somebody else keeps, or ordered from a public authority once for all nodes. It does not decide which names need
+// one, does not serve the names that prove them, and never installs trust anywhere.
 package cert
 
 import (

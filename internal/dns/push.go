@@ -27,6 +27,8 @@ const (
 	markHost = "_orama"
 	markText = "kept by orama; remove this and the addresses beside it together"
 	markTTL  = 300 * time.Second
+
+	challengeHost = "_acme-challenge" // of orders that ended before they could be cleaned up
 )
 
 // Pusher keeps the namespaces' addresses in a zone that others keep the rest of: ns-NAME.BASE, turn.ns-NAME.BASE and
@@ -41,6 +43,7 @@ type Pusher struct {
 type label struct {
 	marked bool
 	have   []libdns.Address // of the names that can be ours
+	proofs []libdns.Record  // answers to challenges
 	want   []orama.DNSRecord
 }
 
@@ -99,25 +102,28 @@ func (p *Pusher) sort(have []libdns.Record, want []orama.DNSRecord) map[string]*
 		}
 		switch r := r.(type) {
 		case libdns.Address:
-			if host != markHost {
+			if hostsAddresses(host) {
 				at(ns).have = append(at(ns).have, r)
 			}
 		case libdns.TXT:
-			if host == markHost && r.Text == markText {
+			switch {
+			case host == markHost && r.Text == markText:
 				at(ns).marked = true
+			case host == challengeHost:
+				at(ns).proofs = append(at(ns).proofs, r)
 			}
 		}
 	}
 	for _, r := range want {
-		if host, ns := p.ours(r.Name); ns != "" && host != markHost && r.Value.IsValid() {
+		if host, ns := p.ours(r.Name); ns != "" && hostsAddresses(host) && r.Value.IsValid() {
 			at(ns).want = append(at(ns).want, r)
 		}
 	}
 	return labels
 }
 
-// ours takes a name of a namespace apart: the host in it ("" for ns-NAME itself, turn, turn-K, or the mark) and
-// ns-NAME. ns is "" for all others.
+// ours takes a name of a namespace apart: the host in it ("" for ns-NAME itself, turn, turn-K, the mark, or the
+// challenges') and ns-NAME. ns is "" for all others.
 func (p *Pusher) ours(name string) (host, ns string) {
 	rest, ok := strings.CutSuffix(strings.ToLower(strings.TrimSuffix(name, ".")), "."+strings.ToLower(p.Base))
 	if !ok {
@@ -136,11 +142,14 @@ func (p *Pusher) ours(name string) (host, ns string) {
 		}
 		return "", ""
 	}
-	if host == "" || host == "turn" || host == markHost {
+	switch host {
+	case "", "turn", markHost, challengeHost:
 		return host, ns
 	}
 	return "", ""
 }
+
+func hostsAddresses(host string) bool { return host != markHost && host != challengeHost }
 
 // difference is what to add and to delete at one namespace's names. The mark comes first and goes last.
 func (p *Pusher) difference(ns string, l *label) (add, del []libdns.Record) {
@@ -169,7 +178,7 @@ func (p *Pusher) difference(ns string, l *label) (add, del []libdns.Record) {
 		}
 	}
 	if len(want) == 0 {
-		del = append(del, mark)
+		del = append(append(del, l.proofs...), mark)
 	}
 	return add, del
 }
