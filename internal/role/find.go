@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/config"
@@ -43,6 +45,7 @@ func AgentSockets(dataDir string, named bool, configFile, runDir string) ([]stri
 // FirstAgent gives the first socket of the patterns that answers. The error says what to do next; where is for its text.
 func FirstAgent(ctx context.Context, patterns []string, where string) (string, error) {
 	denied := ""
+	var open []string
 	for _, p := range patterns {
 		sockets, err := filepath.Glob(p)
 		if err != nil {
@@ -53,15 +56,39 @@ func FirstAgent(ctx context.Context, patterns []string, where string) (string, e
 			c, err := d.DialContext(ctx, "unix", s)
 			switch {
 			case err == nil:
-				return s, c.Close()
+				c.Close()
+				open = append(open, s)
 			case errors.Is(err, syscall.EACCES):
 				denied = s
 			}
 		}
 	}
-	if denied != "" {
+	switch {
+	case len(open) > 0:
+		return firstThatSpeaks(ctx, open), nil
+	case denied != "":
 		return "", orama.Errorf(orama.KindForbidden, "socket_denied", "the node's agent is there, but this user may not speak to it on %s; try sudo", denied)
 	}
 	return "", orama.Errorf(orama.KindUnavailable, "no_cluster",
 		"no cluster runs on %s, and no node on this host; start one with 'orama up', name its directory with --data-dir, or a cluster elsewhere with --env", where)
+}
+
+// speaksWithin is how long an agent may take to say who it is, when there is another to ask.
+const speaksWithin = time.Second
+
+// firstThatSpeaks passes over an agent that hangs: the kernel takes connections for it all the same. When none
+// speaks, or there is no choice, it is the first.
+func firstThatSpeaks(ctx context.Context, sockets []string) string {
+	for _, s := range sockets {
+		if len(sockets) == 1 {
+			break
+		}
+		bounded, cancel := context.WithTimeout(ctx, speaksWithin)
+		err := dialUnit(s).do(bounded, http.MethodGet, "/v1/node", nil, nil)
+		cancel()
+		if err == nil {
+			return s
+		}
+	}
+	return sockets[0]
 }

@@ -1,11 +1,14 @@
 package role
 
 import (
+	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -56,6 +59,21 @@ func TestFindingTheAgent(t *testing.T) {
 	got, err = find(false)
 	require.NoError(t, err)
 	require.Equal(t, local, got, "the local cluster comes first")
+
+	// Nobody reads from these sockets. Beside one whose agent speaks they are passed over.
+	speaks := AgentSocket(run, "node-8")
+	l, err := listenUnix(speaks, 0o600)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- serve(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("{}")) }), time.Second) //nolint:errcheck // a test's
+	}()
+	got, err = find(false)
+	require.NoError(t, err)
+	require.Equal(t, speaks, got)
+	stop()
+	require.NoError(t, <-served)
 
 	require.NoError(t, os.Remove(local))
 	_, err = find(true)
