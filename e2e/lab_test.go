@@ -8,18 +8,24 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"orama.network/orama/internal/store/rqlitetest"
 )
 
 // lab is three hosts and a client on one bridge: each a network namespace with an address of its own, the hosts with
@@ -28,6 +34,8 @@ type lab struct {
 	hosts  []*labHost
 	client string // namespace that can route to the public addresses only
 	dir    string
+	store  *rqlitetest.Cluster
+	cuts   [3]atomic.Bool // the store's node on a host has lost the others
 }
 
 // labHost is one host: `orama node run` with its own address, directory and configuration.
@@ -39,6 +47,10 @@ type labHost struct {
 	agent  *exec.Cmd
 	log    string
 }
+
+// The first thread stays in the run's own namespace: it is what /proc shows of this process, and others' threads come
+// and go.
+func init() { runtime.LockOSThread() }
 
 const (
 	labSwitch = "switch"
@@ -57,7 +69,7 @@ func newLab(t testing.TB) *lab {
 	}
 	l := &lab{client: labClient, dir: dataDir(t)}
 	require.NoError(t, os.MkdirAll(l.dir, 0o755))
-	for _, dir := range []string{"/run/netns", "/run/wireguard"} {
+	for _, dir := range []string{"/run/netns", "/run/wireguard", "/etc/netns"} {
 		require.NoError(t, os.MkdirAll(dir, 0o755))
 		require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "")) // of our mount namespace alone
 		t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
@@ -72,10 +84,49 @@ func newLab(t testing.TB) *lab {
 		h.log = filepath.Join(h.dir, "node.log")
 		require.NoError(t, os.MkdirAll(h.dir, 0o700))
 		plug(t, h.name, i, h.public)
+		wall(t, h.name)
 		l.hosts = append(l.hosts, h)
 	}
 	plug(t, labClient, 9, fmt.Sprintf(labBridge, 9))
+	// What is in a namespace asks the first host's name server.
+	require.NoError(t, os.MkdirAll("/etc/netns/"+labClient, 0o755))
+	require.NoError(t, os.WriteFile("/etc/netns/"+labClient+"/resolv.conf", []byte("nameserver "+l.hosts[0].public+"\noptions timeout:1 attempts:2\n"), 0o644))
+	l.serveRecords(t)
 	return l
+}
+
+// serveRecords puts a node of the records' store on each host's mesh address, where it is reached as RQLite would be.
+// The address need not be there yet.
+func (l *lab) serveRecords(t testing.TB) {
+	t.Helper()
+	var err error
+	l.store, err = rqlitetest.Start(len(l.hosts))
+	require.NoError(t, err)
+	t.Cleanup(func() { l.store.Close() })
+	for i, target := range l.store.URLs() {
+		at, err := url.Parse(target)
+		require.NoError(t, err)
+		front := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(at) }}
+		ln := listenIn(t, l.hosts[i].name, l.hosts[i].mesh+":4001")
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if l.cuts[i].Load() {
+				http.Error(w, "leader not found", http.StatusServiceUnavailable)
+				return
+			}
+			front.ServeHTTP(w, r)
+		}), ReadHeaderTimeout: 5 * time.Second}
+		go srv.Serve(ln) //nolint:errcheck // ends with Close
+		t.Cleanup(func() { srv.Close() })
+	}
+}
+
+// storeURLs are where the hosts find the records.
+func (l *lab) storeURLs() string {
+	var out []string
+	for _, h := range l.hosts {
+		out = append(out, "http://"+h.mesh+":4001")
+	}
+	return strings.Join(out, ",")
 }
 
 // plug makes a network namespace with one interface on the bridge.
@@ -88,6 +139,19 @@ func plug(t testing.TB, ns string, i int, addr string) {
 		"route add default via " + fmt.Sprintf(labBridge, 254)} {
 		in(t, ns, "ip "+c)
 	}
+}
+
+// wall gives a namespace a UFW of its own, active and with nothing open: `ip netns exec` shows what is under
+// /etc/netns/NAME in the place of what is under /etc.
+func wall(t testing.TB, ns string) {
+	t.Helper()
+	own := "/etc/netns/" + ns
+	require.NoError(t, os.MkdirAll(own, 0o755))
+	for _, dir := range []string{"ufw", "default"} {
+		out, err := exec.Command("cp", "-a", "/etc/"+dir, own+"/").CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+	in(t, ns, "ufw --force enable")
 }
 
 func ip(t testing.TB, args string) {
@@ -117,6 +181,7 @@ func (h *labHost) orama(t testing.TB, args ...string) (stdout, stderr string, co
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
+	args = append(args, "--data-dir", h.dir)
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.name, os.Getenv(binaryEnv)}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -237,10 +302,13 @@ func within[T any](ns string, f func() (T, error)) (T, error) {
 	return a.v, a.err
 }
 
-// listenIn opens a listener that belongs to a namespace.
+// listenIn opens a listener that belongs to a namespace. Its address may be one that the namespace will have.
 func listenIn(t testing.TB, ns, addr string) net.Listener {
 	t.Helper()
-	l, err := within(ns, func() (net.Listener, error) { return net.Listen("tcp", addr) })
+	anyAddress := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return errors.Join(c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) }))
+	}}
+	l, err := within(ns, func() (net.Listener, error) { return anyAddress.Listen(context.Background(), "tcp", addr) })
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l

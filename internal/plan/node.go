@@ -121,6 +121,11 @@ func SFU(c orama.Cluster, node orama.NodeID, ns orama.NamespaceID, l Local) (SFU
 	s := SFUSpec{Namespace: ns, Node: node, MeshIP: n.MeshIP, MeshCIDR: l.MeshCIDR,
 		SignalPort: mine[0].Ports.Signal.First, MediaPort: mine[0].Ports.Media.First, TicketKey: l.TicketKey,
 		Relays: []RelaySource{}, Secret: secret, CredentialTTL: space.WebRTC.CredentialTTL, Servers: Servers(c, ns, l)}
+	for _, other := range c.Nodes {
+		if other.GatewayURL != "" {
+			s.Gateways = append(s.Gateways, other.GatewayURL)
+		}
+	}
 	for _, r := range relaysOf(c, ns) {
 		s.Relays = append(s.Relays, RelaySource{IP: r.node.MeshIP, Ports: r.inst.Ports.Relay})
 	}

@@ -42,7 +42,8 @@ type SFUSpec struct {
 	Relays        []RelaySource      `json:"relays"`     // who may send to MediaPort at all
 	Secret        string             `json:"secret"`     // the namespace's TURN secret, to mint credentials for peers
 	CredentialTTL time.Duration      `json:"credential_ttl"`
-	Servers       []orama.TURNServer `json:"servers"` // fastest first
+	Servers       []orama.TURNServer `json:"servers"`  // fastest first
+	Gateways      []string           `json:"gateways"` // base URLs, told to clients for when theirs is lost
 }
 
 // RelaySource is the block of one TURN instance of the namespace.

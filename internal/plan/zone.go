@@ -17,8 +17,18 @@ const (
 	nameserverTTL = 3600
 )
 
+// HostName is one node's own name, NODE.BASE, for who must reach this gateway and no other; "" for a node whose id is no
+// host name, or could be a namespace's or a name server's.
+func HostName(id orama.NodeID, baseDomain string) string {
+	label := strings.ToLower(string(id))
+	if !isLabel(label) || strings.HasPrefix(label, "ns-") || strings.HasPrefix(label, "dns-") || label == "turn" || strings.HasPrefix(label, "turn-") {
+		return ""
+	}
+	return label + "." + baseDomain
+}
+
 // Hosts are the names of the base domain that follow from the nodes rather than from anything committed. The base
-// domain and each namespace's ns-NAME lead to the gateway of every node that beat lately; when none did, of
+// domain and each namespace's ns-NAME lead to the gateway of every node that beat lately, NODE to that node alone; when none did, of
 // all nodes, because an address that may answer is better than none.
 func Hosts(c orama.Cluster, baseDomain string, now time.Time) []orama.DNSRecord {
 	var live, all []netip.Addr
@@ -41,6 +51,11 @@ func Hosts(c orama.Cluster, baseDomain string, now time.Time) []orama.DNSRecord 
 		names = append(names, "ns-"+string(n.ID)+"."+baseDomain)
 	}
 	var out []orama.DNSRecord
+	for _, n := range c.Nodes {
+		if name := HostName(n.ID, baseDomain); name != "" && n.PublicIP.IsValid() {
+			out = append(out, orama.DNSRecord{Name: name, Value: n.PublicIP, TTL: recordTTL})
+		}
+	}
 	for _, name := range names {
 		for _, a := range live {
 			out = append(out, orama.DNSRecord{Name: name, Value: a, TTL: recordTTL})
@@ -81,7 +96,7 @@ func Nameservers(c orama.Cluster, baseDomain string, configured []string) (names
 
 // isLabel reports whether a text is one label of a host name (RFC 1123 section 2.1).
 func isLabel(s string) bool {
-	if len(s) > 63 || strings.HasSuffix(s, "-") {
+	if s == "" || len(s) > 63 || strings.HasSuffix(s, "-") {
 		return false
 	}
 	return !strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' })

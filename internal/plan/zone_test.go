@@ -3,6 +3,8 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,12 +28,16 @@ func rec(name, addr string, ttl int) orama.DNSRecord {
 func TestHostsFollowTheLivingGateways(t *testing.T) {
 	c := orama.Cluster{Nodes: []orama.Node{zoneNode(1, 0), zoneNode(2, 15*time.Second), zoneNode(3, 16*time.Second)},
 		Namespaces: []orama.Namespace{{ID: "demo"}}}
+	gateways := func(now time.Time) []orama.DNSRecord {
+		return slices.DeleteFunc(Hosts(c, "example.org", now), func(r orama.DNSRecord) bool { return strings.HasPrefix(r.Name, "node-") })
+	}
 	require.Equal(t, []orama.DNSRecord{
 		rec("ns-demo.example.org", "203.0.113.1", 60), rec("ns-demo.example.org", "203.0.113.2", 60),
-	}, Hosts(c, "example.org", zoneNow)[2:])
-	require.Equal(t, rec("example.org", "203.0.113.1", 60), Hosts(c, "example.org", zoneNow)[0])
+	}, gateways(zoneNow)[2:])
+	require.Equal(t, rec("example.org", "203.0.113.1", 60), gateways(zoneNow)[0])
+	require.Contains(t, Hosts(c, "example.org", zoneNow), rec("node-3.example.org", "203.0.113.3", 60), "a node's own name stays")
 
-	require.Len(t, Hosts(c, "example.org", zoneNow.Add(time.Hour)), 6, "nobody beats: all stay")
+	require.Len(t, gateways(zoneNow.Add(time.Hour)), 6, "nobody beats: all stay")
 	require.Empty(t, Hosts(orama.Cluster{}, "example.org", zoneNow))
 }
 
@@ -45,6 +51,9 @@ func TestHostsNeverLoseTheLast(t *testing.T) {
 		c.Namespaces = []orama.Namespace{{ID: "a-b"}}
 		seen := map[string]int{}
 		for _, r := range Hosts(c, "example.org", zoneNow) {
+			if strings.HasPrefix(r.Name, "node-") {
+				continue
+			}
 			seen[r.Name]++
 			require.LessOrEqual(t, int(r.Value.As4()[3]), len(c.Nodes))
 		}
@@ -74,4 +83,12 @@ func TestCertificateNamesCoverWhatCredentialsName(t *testing.T) {
 	c := orama.Cluster{Namespaces: []orama.Namespace{{ID: "zz", WebRTC: on}, {ID: "aa", WebRTC: on}, {ID: "off"},
 		{ID: "going", WebRTC: &orama.WebRTCConfig{Disabling: true}}}}
 	require.Equal(t, []string{"example.org", "*.example.org", "*.ns-aa.example.org", "*.ns-zz.example.org"}, CertificateNames(c, "example.org"))
+}
+
+func TestHostNameIsNobodyElses(t *testing.T) {
+	for id, want := range map[orama.NodeID]string{
+		"Node-1": "node-1.example.org", "ns-demo": "", "dns-1": "", "turn": "", "turn-1": "", "two.labels": "", "": "", "a_b": "",
+	} {
+		require.Equal(t, want, HostName(id, "example.org"), id)
+	}
 }

@@ -24,6 +24,7 @@ import (
 	"orama.network/orama/internal/enroll"
 	"orama.network/orama/internal/manifest"
 	"orama.network/orama/internal/mesh"
+	"orama.network/orama/internal/plan"
 )
 
 // Where a host keeps what is its own, and its ports, unless it is told otherwise.
@@ -368,6 +369,9 @@ func (o InitOptions) config() (config.Node, error) {
 	if c.Mesh.WireGuard != string(mesh.ModeExisting) {
 		c.Mesh.PrivateKey = filepath.Join(o.DataDir, fileMeshKey)
 	}
+	if c.Gateway.URL == "" && c.DNS.Mode == "serve" {
+		c.Gateway.URL = ownURL(c)
+	}
 	if c.Gateway.URL == "" {
 		c.Gateway.URL = "http://" + hostPort(o.PublicIP, localHTTP)
 	}
@@ -384,6 +388,15 @@ func (o InitOptions) config() (config.Node, error) {
 		return c, orama.Errorf(orama.KindInvalid, "invalid_config", "%v", err)
 	}
 	return c, nil
+}
+
+// ownURL is where a host's gateway is reached by the host's own name, where the cluster serves names; else "".
+func ownURL(c config.Node) string {
+	name := plan.HostName(c.ID, c.BaseDomain)
+	if name == "" || !sharesHTTPS(c) {
+		return ""
+	}
+	return "https://" + name
 }
 
 func (o InitOptions) store() config.Store {

@@ -156,5 +156,5 @@ func (p probes) Serves(ctx context.Context, c orama.Cluster, i orama.Instance) e
 	if !ok || tenant < 0 {
 		return errors.New("its secret cannot be opened with this cluster's key")
 	}
-	return prober{p.keys}.TURN(ctx, spec, spec.Tenants[tenant])
+	return prober{keys: p.keys}.TURN(ctx, spec, spec.Tenants[tenant])
 }

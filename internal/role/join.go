@@ -204,7 +204,11 @@ func (o JoinOptions) adapt(a enroll.Answer) (config.Node, error) {
 	}
 	c.Gateway.HTTP, c.Gateway.HTTPOptional = own.addrs(was.Gateway.HTTP), nil
 	c.Gateway.HTTPS, c.DNS.Listen = own.addr(was.Gateway.HTTPS), own.addrs(was.DNS.Listen)
-	if c.Gateway.URL = o.GatewayURL; c.Gateway.URL == "" {
+	c.Gateway.URL = o.GatewayURL
+	if c.Gateway.URL == "" && was.Gateway.URL == ownURL(was) {
+		c.Gateway.URL = ownURL(c)
+	}
+	if c.Gateway.URL == "" {
 		c.Gateway.URL = own.url(was.Gateway.URL)
 	}
 	c.Store, c.Cache = own.store(), own.cache()

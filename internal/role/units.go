@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -181,16 +182,28 @@ func (u *units) ApplySFU(ctx context.Context, spec plan.SFUSpec) error {
 }
 
 // prober observes readiness as a client would.
-type prober struct{ keys *auth.Keys }
+type prober struct {
+	keys   *auth.Keys
+	opened func(orama.Role, orama.NamespaceID) bool // this host's firewall lets the instance be reached; nil: it does
+}
+
+// errWalled is why an instance that serves is not ready.
+var errWalled = errors.New("the firewall does not let it be reached yet")
 
 // TURN makes a real allocation with a fresh credential.
 func (p prober) TURN(ctx context.Context, spec plan.TURNSpec, t plan.TenantSpec) error {
+	if p.opened != nil && !p.opened(orama.RoleTURN, t.Namespace) {
+		return errWalled
+	}
 	user, credential := auth.MintTURN(t.Secret, t.Namespace, time.Now().Add(time.Minute))
 	return probe.TURN(ctx, netip.AddrPortFrom(spec.PublicIP, 3478), spec.Realm, user, credential)
 }
 
 // SFU joins a room that no client can name.
 func (p prober) SFU(ctx context.Context, spec plan.SFUSpec, boot string) error {
+	if p.opened != nil && !p.opened(orama.RoleSFU, spec.Namespace) {
+		return errWalled
+	}
 	ticket, err := p.keys.MintTicket(auth.Ticket{Namespace: spec.Namespace, Node: spec.Node, Boot: boot,
 		Room: "_probe", User: "orama", Admin: true})
 	if err != nil {

@@ -29,6 +29,7 @@ type walls struct {
 	self orama.Node
 	host plan.Host
 	ufw  *firewall.UFW // nil: not ours
+	news chan struct{} // somebody waits for an opening
 	log  *slog.Logger
 
 	mu      sync.Mutex // guards the following fields
@@ -37,7 +38,7 @@ type walls struct {
 }
 
 func newWalls(cfg config.Node, self orama.Node, log *slog.Logger) *walls {
-	w := &walls{self: self, host: listensOn(cfg), log: log}
+	w := &walls{self: self, host: listensOn(cfg), news: make(chan struct{}, 1), log: log}
 	if cfg.Firewall == "ufw" {
 		name := cfg.Mesh.Interface
 		if name == "" {
@@ -109,17 +110,40 @@ func (w *walls) apply(ctx context.Context, c orama.Cluster) {
 	w.mu.Unlock()
 }
 
+// opened reports whether what an instance needs was let through: until then it is not ready, whatever its own
+// host sees of it from inside. A firewall that cannot be changed now does not hold an instance back for ever: the
+// node's report tells of it.
+func (w *walls) opened(role orama.Role, ns orama.NamespaceID) bool {
+	if w.ufw == nil {
+		return true
+	}
+	tag := map[orama.Role]string{orama.RoleTURN: ":relay", orama.RoleSFU: ":sfu"}[role]
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range w.applied {
+		if o.Tag == string(ns)+tag {
+			return true
+		}
+	}
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+	return false
+}
+
 // keepWalls keeps the rules until ctx ends. While the records cannot be read they stay as they are.
 func (h *host) keepWalls(ctx context.Context) error {
 	if h.walls.ufw == nil {
 		<-ctx.Done()
 		return nil
 	}
-	return every(ctx, nil, nil, func(bounded context.Context) {
+	look := func(bounded context.Context) {
 		if c, err := h.store.Cluster(bounded); err == nil {
 			h.walls.apply(ctx, c)
 		}
-	})
+	}
+	return every(ctx, h.walls.news, func() { look(ctx) }, look)
 }
 
 // check says what is wrong with the rules, if anything.

@@ -142,6 +142,7 @@ func (r *room) joined(p *peer, resumed bool) *signal.Joined {
 	r.resume[token] = p
 	m := &signal.Joined{
 		Room: r.id, PeerID: p.id, UserID: p.user, Peers: []signal.Peer{}, Resume: token, Resumed: resumed, Permissions: p.rights,
+		Gateways: r.srv.settings.Load().Gateways,
 	}
 	for _, id := range r.order {
 		if other := r.peers[id]; other != p {

@@ -80,6 +80,7 @@ type Joined struct {
 	Resume      string       `json:"resume"`
 	Resumed     bool         `json:"resumed"`
 	Permissions Permissions  `json:"permissions"`
+	Gateways    []string     `json:"gateways,omitempty"` // base URLs of the cluster's gateways, for when this one is lost
 }
 
 // Offer carries an SDP offer, either way.

@@ -66,6 +66,8 @@ export interface Joined {
   resume: string;
   resumed: boolean;
   permissions: Permissions;
+  /** Base URLs of the cluster's gateways, for when this one is lost. */
+  gateways?: string[];
 }
 export interface Offer {
   type: 'offer';
@@ -278,6 +280,7 @@ const shapes: Record<MessageType, Shape> = {
   'joined': {
     room: str, peer_id: str, user_id: str, peers: list(peer), resume: str, resumed: bool,
     permissions: obj({ publish: bool, subscribe: bool, data: bool, admin: bool }),
+    gateways: opt(list(str)),
   },
   'offer': description,
   'answer': description,

@@ -449,8 +449,10 @@ export class Room extends Emitter<RoomEvents> {
 
   private flowed(state: Flow): void {
     this.flow = state;
-    if (state === 'stalled') this.recover(0);
-    else {
+    if (state === 'stalled') {
+      this.session.doubt();
+      this.recover(0);
+    } else {
       clearTimeout(this.recovery);
       this.recovery = undefined;
     }

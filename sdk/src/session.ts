@@ -4,12 +4,18 @@
 import { afterClose, type AfterClose, OramaError } from './errors.js';
 import type { ClientMessage, Credentials, Join, Joined, ServerMessage } from './protocol.js';
 import type { RetryPolicy } from './retry.js';
-import { SignalSocket } from './socket.js';
+import { closeSilent, SignalSocket } from './socket.js';
 
 /** ms from dialling to joined. */
 const joinWithin = 10_000;
+/** ms from dialling to an open socket while there are other gateways to try: a dead host does not refuse, it is silent. */
+const openWithin = 1500;
+/** ms in which a socket has to show life once media has stopped. */
+const lifeWithin = 1000;
 /** ms a question over HTTP may take. */
 const askWithin = 5000;
+/** Gateways that are remembered. */
+const maxGateways = 20;
 /** A token this close to its end, in ms, is not worth using. */
 const tokenMargin = 10_000;
 
@@ -93,6 +99,11 @@ export class Session {
     this.wake?.();
   }
 
+  /** Media has stopped: the socket may be gone with it, without a word. */
+  doubt(): void {
+    if (this.joinedNow) this.socket?.doubt(lifeWithin);
+  }
+
   /** Asks the gateway for credentials of its own accord. */
   async credentials(): Promise<Credentials> {
     const res = await this.ask(await this.token());
@@ -156,11 +167,15 @@ export class Session {
         socket.close();
         reject(f);
       };
-      const timer = setTimeout(() => {
-        fail(new Failed('now', new OramaError('timeout', 'the server did not answer the join', true)));
-      }, joinWithin);
+      const late = () => fail(new Failed('now', new OramaError('timeout', 'the server did not answer the join', true)));
+      const choice = this.resume !== '' && this.options.urls.length > 1;
+      let timer = setTimeout(late, choice ? openWithin : joinWithin);
       const socket = new SignalSocket(this.signalURL(), token, {
-        opened: () => socket.send({ type: 'join', room: this.options.room, ...this.options.join, ...(this.resume && { resume: this.resume }) }),
+        opened: () => {
+          clearTimeout(timer);
+          timer = setTimeout(late, joinWithin);
+          socket.send({ type: 'join', room: this.options.room, ...this.options.join, ...(this.resume && { resume: this.resume }) });
+        },
         message: (m) => {
           if (m.type === 'joined') {
             clearTimeout(timer);
@@ -185,12 +200,24 @@ export class Session {
     this.joinedNow = true;
     this.renew = false;
     this.resume = m.resume;
+    this.learn(m.gateways ?? []);
     this.on.joined(m);
+  }
+
+  // Other gateways of the cluster, for when this one is lost. A page of https: may not call http:.
+  private learn(urls: string[]): void {
+    const secure = this.base().startsWith('https:');
+    for (const url of urls.slice(0, maxGateways)) {
+      const base = gatewayOf(url);
+      if (!base || this.options.urls.includes(base) || this.options.urls.length >= maxGateways) continue;
+      if (!secure || base.startsWith('https:')) this.options.urls.push(base);
+    }
   }
 
   private lost(code: number): void {
     this.joinedNow = false;
     this.socket = null;
+    if (code === closeSilent) this.gateway++; // what fell silent will not answer now
     const failed = toFailed(code);
     if (failed.next === 'stop') return this.on.ended(failed.error);
     if (failed.next === 'new-token') {

@@ -31,6 +31,7 @@ export class SignalSocket {
   private drain: ReturnType<typeof setTimeout> | undefined;
   private pinger: ReturnType<typeof setInterval> | undefined;
   private pingedAt: number | null = null;
+  private doubted: ReturnType<typeof setTimeout> | undefined;
 
   constructor(url: string, token: string, private readonly handlers: SocketHandlers) {
     this.ws = new WebSocket(url, ['Bearer', token]);
@@ -45,6 +46,17 @@ export class SignalSocket {
     if (this.done) return;
     this.queue.push(encode(m));
     this.flush();
+  }
+
+  /** Asks for a sign of life now; without one within ms the socket counts as lost. */
+  doubt(ms: number): void {
+    if (!this.open || this.done || this.doubted !== undefined) return;
+    this.send({ type: 'ping', t: Date.now() });
+    this.doubted = setTimeout(() => {
+      const ws = this.ws;
+      this.closed(closeSilent);
+      ws.close();
+    }, ms);
   }
 
   /** Says leave and closes, within this call: it works while the page goes away. */
@@ -78,6 +90,8 @@ export class SignalSocket {
     const m = decode(data);
     if (!m) return; // a newer server may say more than we know
     this.pingedAt = null;
+    clearTimeout(this.doubted);
+    this.doubted = undefined;
     if (m.type === 'ping') return this.send({ type: 'pong', t: m.t });
     if (m.type === 'pong') return;
     this.handlers.message(m as ServerMessage);
@@ -125,6 +139,7 @@ export class SignalSocket {
     this.done = true;
     clearInterval(this.pinger);
     clearTimeout(this.drain);
+    clearTimeout(this.doubted);
     this.queue.length = 0;
   }
 }

@@ -1,0 +1,310 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pion/logging"
+	"github.com/pion/turn/v5"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	sfuService   = "orama-namespace-sfu@myapp"
+	leaseService = "orama-namespace-turn@myapp"
+	turnService  = "orama-turn"
+)
+
+var mediaServices = []string{sfuService, leaseService, turnService}
+
+// One host as it is installed from the package: the units do what an operator's commands promise, and come back from
+// whatever happens to them.
+func TestSystemd(t *testing.T) {
+	l := newLab(t)
+	m := newMachine(t, l.hosts[0])
+	// The mesh is somebody else's here: an interface with its address, and no other host.
+	for _, c := range []string{"link add mesh0 type veth peer name mesh1", "link set mesh1 up", "addr add 10.0.0.1/24 dev mesh0", "link set mesh0 up"} {
+		in(t, m.host.name, "ip "+c)
+	}
+	m.install(t)
+	m.must(t, "orama", "node", "init", "--node", "node-1", "--public-ip", m.host.public, "--base-domain", labDomain,
+		"--mesh", "existing", "--mesh-ip", m.host.mesh, "--store", "sqlite")
+	m.must(t, "systemctl", "enable", "--now", "orama")
+	require.Equal(t, "active", m.property(t, "orama", "ActiveState"))
+
+	var made struct {
+		OwnerKey string `json:"owner_key"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(m.must(t, "orama", "namespace", "create", "myapp", "--json")), &made))
+	begun := time.Now()
+	m.must(t, "orama", "namespace", "enable", "webrtc", "--namespace", "myapp")
+	t.Logf("WebRTC enabled in %s", ms(time.Since(begun)))
+	s := &served{m: m, client: l.client, key: made.OwnerKey}
+
+	t.Run("status", s.status)
+	t.Run("rights", s.rights)
+	t.Run("journal", s.journal)
+	t.Run("agent", s.agent)
+	t.Run("crash", s.crash)
+	t.Run("watchdog", s.watchdog)
+	t.Run("lease", s.lease)
+	t.Run("power loss", s.powerLoss)
+	t.Run("disable", s.disable)
+	t.Run("purge", s.purge)
+}
+
+// served is a machine on which the namespace myapp has WebRTC.
+type served struct {
+	m      *machine
+	client string // network namespace of the clients
+	key    string // the namespace's owner key
+}
+
+// allReady waits until both instances were observed to serve since a moment.
+func (s *served) allReady(t testing.TB, since time.Time) time.Duration {
+	t.Helper()
+	return eventually(t, 40*time.Second, func() string {
+		out, err := s.m.try("orama", "namespace", "webrtc-status", "--namespace", "myapp", "--json")
+		var status struct {
+			Instances []struct {
+				Role, State, Detail string
+				Since               time.Time
+			}
+		}
+		if err != nil || json.Unmarshal([]byte(out), &status) != nil || len(status.Instances) != 2 {
+			return fmt.Sprintf("%v: %s", err, out)
+		}
+		for _, i := range status.Instances {
+			if i.State != "ready" || i.Role == "sfu" && i.Since.Before(since) {
+				return out + s.m.journal("orama")
+			}
+		}
+		return ""
+	})
+}
+
+// pids are the main processes of the units that carry media.
+func (s *served) pids(t testing.TB) (out []string) {
+	t.Helper()
+	for _, unit := range mediaServices {
+		out = append(out, s.m.property(t, unit, "MainPID"))
+	}
+	return out
+}
+
+// curl asks the gateway from the clients' network.
+func (s *served) curl(t testing.TB, path string, into any) {
+	t.Helper()
+	out, err := exec.Command("ip", "netns", "exec", s.client, "curl", "-sS", "--max-time", "10", "-X", "POST",
+		"-H", "X-API-Key: "+s.key, "http://"+s.m.host.public+":8080"+path).CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.NoError(t, json.Unmarshal(out, into), string(out))
+}
+
+// allocate makes a relay from the clients' network, as an application's client would.
+func (s *served) allocate(t testing.TB) net.PacketConn {
+	t.Helper()
+	var c struct{ Username, Credential string }
+	s.curl(t, "/v1/webrtc/turn/credentials", &c)
+	require.NotEmpty(t, c.Credential)
+	conn, err := within(s.client, func() (net.PacketConn, error) { return net.ListenPacket("udp4", "0.0.0.0:0") })
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	quiet := logging.NewDefaultLoggerFactory()
+	quiet.DefaultLogLevel = logging.LogLevelDisabled
+	server := s.m.host.public + ":3478"
+	client, err := turn.NewClient(&turn.ClientConfig{STUNServerAddr: server, TURNServerAddr: server, Conn: conn,
+		Username: c.Username, Password: c.Credential, LoggerFactory: quiet})
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	require.NoError(t, client.Listen())
+	relay, err := client.Allocate()
+	require.NoError(t, err)
+	t.Cleanup(func() { relay.Close() })
+	at, err := netip.ParseAddrPort(relay.LocalAddr().String())
+	require.NoError(t, err)
+	require.Equal(t, s.m.host.mesh, at.Addr().String())
+	return relay
+}
+
+// says waits for a line in a unit's journal, read as the specification says.
+func (s *served) says(t testing.TB, unit, text string) {
+	t.Helper()
+	eventually(t, 15*time.Second, func() string {
+		if out := s.m.journal(unit); !strings.Contains(out, text) {
+			return fmt.Sprintf("no line says %q: %s", text, out)
+		}
+		return ""
+	})
+}
+
+func (s *served) status(t *testing.T) {
+	for _, unit := range mediaServices {
+		require.Equal(t, "active\n", s.m.must(t, "systemctl", "is-active", unit))
+	}
+	for unit, text := range map[string]string{sfuService: "serving, rooms: ", leaseService: "serving, relays: ", turnService: "serving, namespaces: 1"} {
+		eventually(t, 5*time.Second, func() string {
+			out := s.m.must(t, "systemctl", "status", unit)
+			if !strings.Contains(out, "Active: active (running)") || !strings.Contains(out, "Status: \""+text) {
+				return out
+			}
+			return ""
+		})
+	}
+}
+
+// rights holds the processes to users and capabilities of their own, and to their own sockets.
+func (s *served) rights(t *testing.T) {
+	for unit, caps := range map[string]string{sfuService: "0000000000000000", leaseService: "0000000000000000", turnService: "0000000000000400", "orama": "0000000000001400"} {
+		status := s.m.must(t, "cat", "/proc/"+s.m.property(t, unit, "MainPID")+"/status")
+		require.Contains(t, status, "CapBnd:\t"+caps, unit)
+		require.Contains(t, status, "NoNewPrivs:\t1", unit)
+		require.NotContains(t, status, "Uid:\t0", unit)
+	}
+	const sfu, turn = "/run/orama-sfu/myapp/control.sock", "/run/orama-turn/control.sock"
+	for _, c := range []struct {
+		user, socket string
+		may          bool
+	}{{"orama", sfu, true}, {"orama", turn, true}, {"orama-turn", sfu, false}, {"orama-sfu", turn, false}, {"nobody", sfu, false}, {"nobody", turn, false}} {
+		_, err := s.m.try("setpriv", "--reuid="+c.user, "--regid="+map[bool]string{true: "nogroup", false: c.user}[c.user == "nobody"], "--init-groups",
+			"curl", "-sS", "--unix-socket", c.socket, "http://unit/v1/status")
+		if c.user == "orama" { // systemd gives the agent its groups; here they are given by hand
+			_, err = s.m.try("setpriv", "--reuid=orama", "--regid=orama", "--groups=orama-turn,orama-sfu", "curl", "-sS", "--unix-socket", c.socket, "http://unit/v1/status")
+		}
+		require.Equal(t, c.may, err == nil, "%s at %s: %v", c.user, c.socket, err)
+	}
+	_, err := s.m.try("setpriv", "--reuid=orama", "--regid=orama", "--clear-groups", "systemctl", "stop", "dbus.service")
+	require.ErrorContains(t, err, "denied", "the agent may stop its own units, and no others")
+}
+
+func (s *served) journal(t *testing.T) {
+	s.allocate(t)
+	s.says(t, leaseService, "relay opened client="+strings.ReplaceAll(labBridge, "%d", "9"))
+	s.says(t, sfuService, "sfu listening")
+}
+
+// agent: an agent that is restarted, or dies, costs no process and no relay.
+func (s *served) agent(t *testing.T) {
+	s.allocate(t)
+	before := s.pids(t)
+	s.m.must(t, "systemctl", "restart", "orama")
+	s.m.must(t, "systemctl", "kill", "-s", "KILL", "orama")
+	eventually(t, 20*time.Second, func() string {
+		if n := s.m.property(t, "orama", "NRestarts"); n == "0" || s.m.property(t, "orama", "ActiveState") != "active" {
+			return "not back: " + s.m.journal("orama")
+		}
+		return ""
+	})
+	s.allReady(t, time.Time{})
+	require.Equal(t, before, s.pids(t))
+	require.NotContains(t, s.m.journal(leaseService), "reason=lease_ended")
+}
+
+func (s *served) crash(t *testing.T) {
+	for _, unit := range mediaServices {
+		was, restarts := s.m.property(t, unit, "MainPID"), s.restarts(t, unit)
+		begun := time.Now()
+		s.m.must(t, "systemctl", "kill", "-s", "KILL", unit)
+		eventually(t, 10*time.Second, func() string {
+			if pid := s.m.property(t, unit, "MainPID"); pid == was || pid == "0" || s.restarts(t, unit) != restarts+1 {
+				return s.m.journal(unit)
+			}
+			return ""
+		})
+		back := time.Since(begun)
+		t.Logf("%s: killed, back in %s, serving after %s", unit, ms(back), ms(back+s.allReady(t, time.Time{})))
+	}
+}
+
+func (s *served) restarts(t testing.TB, unit string) int {
+	n, err := strconv.Atoi(s.m.property(t, unit, "NRestarts"))
+	require.NoError(t, err)
+	return n
+}
+
+// watchdog: a process that does nothing any more is found and replaced.
+func (s *served) watchdog(t *testing.T) {
+	was := s.m.property(t, sfuService, "MainPID")
+	begun := time.Now()
+	s.m.must(t, "kill", "-STOP", was)
+	eventually(t, 30*time.Second, func() string {
+		if pid := s.m.property(t, sfuService, "MainPID"); pid == was || pid == "0" {
+			return s.m.journal(sfuService)
+		}
+		return ""
+	})
+	s.allReady(t, begun)
+	t.Logf("a stuck SFU: serving again after %s", ms(time.Since(begun)))
+	require.Contains(t, s.m.must(t, "journalctl", "-u", sfuService, "--no-pager"), "Watchdog timeout")
+}
+
+// lease: stopping a namespace's lease ends its relays and nobody else's service; the agent wants it back.
+func (s *served) lease(t *testing.T) {
+	s.allocate(t)
+	server := s.m.property(t, turnService, "MainPID")
+	s.m.must(t, "systemctl", "mask", "--runtime", leaseService)
+	s.m.must(t, "systemctl", "stop", leaseService)
+	s.says(t, leaseService, "reason=lease_ended")
+	s.says(t, leaseService, "the lease has ended")
+	eventually(t, 10*time.Second, func() string {
+		out, err := s.m.try("orama", "namespace", "webrtc-status", "--namespace", "myapp")
+		if err != nil || !strings.Contains(out, "masked") {
+			return fmt.Sprint("the status does not say why: ", err, out)
+		}
+		return ""
+	})
+	require.Equal(t, server, s.m.property(t, turnService, "MainPID"))
+	s.m.must(t, "systemctl", "unmask", "--runtime", leaseService)
+	s.allReady(t, time.Time{})
+	require.Equal(t, "active", s.m.property(t, leaseService, "ActiveState"))
+}
+
+// powerLoss: everything is gone at once, and everything is back.
+func (s *served) powerLoss(t *testing.T) {
+	s.m.powerLoss(t)
+	begun := time.Now()
+	boot := s.m.boot(t)
+	s.allReady(t, begun)
+	t.Logf("power loss: booted in %s, both instances serve after %s", ms(boot), ms(time.Since(begun)))
+	for _, unit := range mediaServices {
+		require.Equal(t, "active", s.m.property(t, unit, "ActiveState"), unit)
+	}
+	s.allocate(t)
+	require.Contains(t, s.m.must(t, "journalctl", "-u", leaseService, "-b", "-1", "--no-pager"), "relay opened", "the journal of before is kept")
+}
+
+// disable: no unit, socket or process of the namespace is left.
+func (s *served) disable(t *testing.T) {
+	s.m.must(t, "orama", "namespace", "disable", "webrtc", "--namespace", "myapp")
+	eventually(t, 20*time.Second, func() string {
+		if left := s.m.must(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "orama-namespace-*", "orama-turn*"); left != "" {
+			return "units are left: " + left
+		}
+		return ""
+	})
+	require.NotContains(t, s.m.must(t, "ls", "-R", "/run/orama-sfu"), "control.sock")
+	require.NotContains(t, s.m.must(t, "ps", "-eo", "args"), "myapp")
+	s.m.must(t, "orama", "namespace", "enable", "webrtc", "--namespace", "myapp") // again, at once
+}
+
+// purge: the package takes everything with it.
+func (s *served) purge(t *testing.T) {
+	s.m.must(t, "dpkg", "--purge", "orama")
+	left := s.m.must(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "--state=loaded", "orama*")
+	require.Empty(t, left)
+	require.NotContains(t, s.m.must(t, "ps", "-eo", "args"), "/usr/bin/orama")
+	require.NotContains(t, s.m.must(t, "cat", "/etc/passwd", "/etc/group"), "orama")
+	for _, path := range []string{"/etc/orama", "/var/lib/orama", "/run/orama", "/run/orama-turn", "/run/orama-sfu", "/usr/bin/orama"} {
+		_, err := s.m.try("test", "-e", path)
+		require.Error(t, err, "%s is left", path)
+	}
+}
