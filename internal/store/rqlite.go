@@ -18,7 +18,7 @@ import (
 // The engine's patience. A leader that dies is followed by another after 1.8 to 3.2 s with RQLite's own settings.
 const (
 	rqlitePatience = 15 * time.Second       // for how long an outage is waited for, by all calls of it together
-	rqliteAttempt  = 5 * time.Second        // for an answer of one node
+	rqliteAttempt  = 3 * time.Second        // for an answer of one node, which may hang; asking again is safe
 	rqlitePause    = 25 * time.Millisecond  // after asking every node in vain; doubled each time
 	rqlitePauseMax = 400 * time.Millisecond // so that a new leader is found soon
 )

@@ -18,9 +18,9 @@ import (
 // Batches and queries are each one transaction: without it a statement that fails does not stop those after it, and queries
 // see different moments. A node that is not the leader hands on what it is asked; timeout bounds that.
 const (
-	readyPath   = "/readyz?sync&timeout=4s"
-	executePath = "/db/execute?transaction&timeout=4s"
-	queryPath   = "/db/query?transaction&timeout=4s&linearizable_timeout=2s&level="
+	readyPath   = "/readyz?sync&timeout=2s"
+	executePath = "/db/execute?transaction&timeout=2s"
+	queryPath   = "/db/query?transaction&timeout=2s&linearizable_timeout=1s&level="
 )
 
 // maxAnswer bounds an answer, in bytes. A cluster of 100 nodes and 5000 instances is about 5 MB.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -276,4 +277,29 @@ func TestRqlitedLosesItsLeaderUnderLoad(t *testing.T) {
 	rooms, err := setup.Rooms(t.Context(), "demo")
 	require.NoError(t, err)
 	require.Len(t, rooms, callers*each)
+}
+
+// A leader that stops answering without dying, as behind a cable that was pulled, is left within an attempt; when it runs again
+// it says nothing old. A node that comes later joins with the same command line as the first.
+func TestRqlitedLeaderHangsAndANodeComesLater(t *testing.T) {
+	c := startRqlited(t)
+	s := c.open(t, 0)
+	eventually(t, s)
+	commit(t, s, orama.Change{PutNamespaces: []orama.Namespace{{ID: "before", CreatedAt: t0}}})
+	old := c.leader(t)
+	stuck := c.open(t, old) // asks the old leader first
+	require.Len(t, cluster(t, stuck).Namespaces, 1)
+	require.NoError(t, c.procs[old].Process.Signal(syscall.SIGSTOP))
+	begun := time.Now()
+	commit(t, stuck, orama.Change{PutNamespaces: []orama.Namespace{{ID: "during", CreatedAt: t0}}})
+	t.Logf("a commit took %v when the leader hung", time.Since(begun))
+	require.NoError(t, c.procs[old].Process.Signal(syscall.SIGCONT))
+	require.Len(t, cluster(t, c.open(t, old)).Namespaces, 2)
+
+	late := rqlitedOn("127.77.4.4", freePort(t, "127.77.4.4"), freePort(t, "127.77.4.4"))
+	late.Node, late.DataDir, late.Auth, late.User, late.Members = "n4", c.nodes[0].DataDir+"-late", c.nodes[0].Auth, realUser, c.nodes[0].Members
+	c.nodes, c.procs = append(c.nodes, late), append(c.procs, nil)
+	c.start(t, 3)
+	require.Eventually(t, func() bool { _, err := c.ask(3, readyPath); return err == nil }, 30*time.Second, 50*time.Millisecond)
+	require.Len(t, cluster(t, c.open(t, 3)).Namespaces, 2)
 }
