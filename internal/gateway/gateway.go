@@ -42,6 +42,8 @@ type Store interface {
 	APIKey(ctx context.Context, id string) (orama.APIKey, error)
 	Room(ctx context.Context, ns orama.NamespaceID, id orama.RoomID) (orama.Room, error)
 	Rooms(ctx context.Context, ns orama.NamespaceID) ([]orama.Room, error)
+	// RoomCounts tells how many of the rooms each node has.
+	RoomCounts(ctx context.Context, ns orama.NamespaceID) (map[orama.NodeID]int, error)
 	// ClaimRoom inserts a room of epoch 1, or replaces the one of the epoch before.
 	ClaimRoom(ctx context.Context, room orama.Room) error
 	// DeleteRoom removes a room if its epoch is still this one; 0 means any.
@@ -121,6 +123,7 @@ type Gateway struct {
 	now     func() time.Time
 	timing  timing
 	view    *view
+	spread  spread
 	sfus    *sfus
 	pages   *pages
 	handler http.Handler
@@ -154,7 +157,7 @@ func newGateway(cfg Config, deps Deps, tm timing) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, store: deps.Store, keys: deps.Keys, rates: deps.Rates, log: deps.Log, now: deps.Now, timing: tm,
-		view:  newView(deps.Store, deps.Now, tm),
+		view: newView(deps.Store, deps.Now, tm), spread: spread{of: map[orama.NamespaceID]*counted{}},
 		sfus:  newSFUs(deps.Keys, deps.Now, tm.dialWithin, cfg.MeshIP),
 		pages: pages, operator: deps.Operator, pipes: map[*pipe]struct{}{},
 	}

@@ -108,11 +108,11 @@ func (s *search) owner(ctx context.Context) (process, error) {
 
 // claim makes the best candidate the room's owner.
 func (s *search) claim(ctx context.Context, cl orama.Cluster, row orama.Room, exists bool) (orama.Room, error) {
-	rooms, err := s.g.store.Rooms(ctx, s.ns.ID)
+	count, err := s.g.count(ctx, s.ns.ID)
 	if err != nil {
 		return row, err
 	}
-	in, ok := s.pick(cl, rooms)
+	in, ok := s.pick(cl, count)
 	if !ok {
 		return row, errNoSFU
 	}
@@ -121,11 +121,15 @@ func (s *search) claim(ctx context.Context, cl orama.Cluster, row orama.Room, ex
 		row = orama.Room{Namespace: s.ns.ID, ID: s.room, CreatedAt: now, Permanent: s.permanent}
 	}
 	row.Node, row.Boot, row.Epoch, row.UpdatedAt = in.Node, in.Observed.Boot, row.Epoch+1, now
-	return row, s.g.store.ClaimRoom(ctx, row)
+	if err := s.g.store.ClaimRoom(ctx, row); err != nil {
+		return row, err
+	}
+	s.g.claimed(s.ns.ID, row.Node)
+	return row, nil
 }
 
 // pick chooses among the SFUs seen ready: not the node just lost, lately seen, with few rooms, and here.
-func (s *search) pick(cl orama.Cluster, rooms []orama.Room) (orama.Instance, bool) {
+func (s *search) pick(cl orama.Cluster, count map[orama.NodeID]int) (orama.Instance, bool) {
 	var ready []orama.Instance
 	for _, in := range cl.Instances {
 		p := process{in.Namespace, in.Node, in.Observed.Boot}
@@ -136,10 +140,6 @@ func (s *search) pick(cl orama.Cluster, rooms []orama.Room) (orama.Instance, boo
 	}
 	if len(ready) == 0 {
 		return orama.Instance{}, false
-	}
-	count := map[orama.NodeID]int{}
-	for _, r := range rooms {
-		count[r.Node]++
 	}
 	now := s.g.now()
 	return slices.MinFunc(ready, func(a, b orama.Instance) int {

@@ -236,8 +236,8 @@ func TestSweep(t *testing.T) {
 		{"nothing happened", func(*memory) {}, 5, false},
 		{"moved to another node", func(m *memory) { m.rooms["daily"] = moved(m.rooms["daily"]) }, 1, true},
 		{"claimed for another boot", func(m *memory) { r := m.rooms["daily"]; r.Boot = "boot-2"; m.rooms["daily"] = r }, 1, true},
-		{"missing once", func(m *memory) { delete(m.rooms, "daily") }, 1, false},
-		{"missing twice", func(m *memory) { delete(m.rooms, "daily") }, 2, true},
+		{"missing, but perhaps not for long", func(m *memory) { delete(m.rooms, "daily") }, maxAbsent - 1, false},
+		{"missing for long", func(m *memory) { delete(m.rooms, "daily") }, maxAbsent, true},
 		{"the store does not answer", func(m *memory) { m.err = errors.New("down") }, 5, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

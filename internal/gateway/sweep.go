@@ -8,8 +8,9 @@ import (
 	"orama.network/orama"
 )
 
-// maxAbsent is how many sweeps in a row must miss a room's record before its pipes are cut.
-const maxAbsent = 2
+// maxAbsent is how many sweeps in a row must miss a room's record before its pipes are cut: more than the time in which the
+// agent of an SFU that still has people in the room claims it again, which it looks for every 2 s.
+const maxAbsent = 3
 
 // sweepLoop compares every pipe with its room's record now and then. A room can be moved away from an SFU
 // that lives: one gateway could not reach it, another can. Its clients here would go on talking in

@@ -86,6 +86,15 @@ func (m *memory) Rooms(_ context.Context, ns orama.NamespaceID) ([]orama.Room, e
 	return out, m.err
 }
 
+func (m *memory) RoomCounts(ctx context.Context, ns orama.NamespaceID) (map[orama.NodeID]int, error) {
+	rooms, err := m.Rooms(ctx, ns)
+	out := map[orama.NodeID]int{}
+	for _, r := range rooms {
+		out[r.Node]++
+	}
+	return out, err
+}
+
 func (m *memory) ClaimRoom(_ context.Context, r orama.Room) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

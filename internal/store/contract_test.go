@@ -228,6 +228,11 @@ func rooms(t *testing.T, w world) {
 	all, err := s.Rooms(t.Context(), "demo")
 	require.NoError(t, err)
 	require.Equal(t, []orama.Room{moved}, all)
+	other := orama.Room{Namespace: "demo", ID: "weekly", Node: "node-1", Boot: "b1", Epoch: 1, CreatedAt: t0, UpdatedAt: t0}
+	require.NoError(t, s.ClaimRoom(t.Context(), other))
+	counts, err := s.RoomCounts(t.Context(), "demo")
+	require.NoError(t, err)
+	require.Equal(t, map[orama.NodeID]int{"node-1": 1, "node-2": 1}, counts)
 
 	require.ErrorIs(t, s.DeleteRoom(t.Context(), "demo", "daily", 1), orama.ErrConflict)
 	require.NoError(t, s.DeleteRoom(t.Context(), "demo", "daily", 2))

@@ -27,6 +27,19 @@ func (s *Store) Rooms(ctx context.Context, ns orama.NamespaceID) ([]orama.Room, 
 	return each(got[0], room), nil
 }
 
+// RoomCounts tells how many of a namespace's rooms each node has; nodes without any are missing.
+func (s *Store) RoomCounts(ctx context.Context, ns orama.NamespaceID) (map[orama.NodeID]int, error) {
+	got, err := s.read(ctx, stmt(anyRows, `SELECT sfu_node, COUNT(*) FROM webrtc_rooms WHERE namespace = ? GROUP BY sfu_node`, string(ns)))
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[orama.NodeID]int, len(got[0]))
+	for _, r := range got[0] {
+		counts[orama.NodeID(r.str(0))] = int(r.int(1))
+	}
+	return counts, nil
+}
+
 // ClaimRoom makes r.Node the owner of a room: of a new one with epoch 1, else of one whose epoch is r.Epoch-1. Whoever
 // comes second gets orama.ErrConflict and reads who was first. CreatedAt of the first claim stays. In a namespace
 // without WebRTC there is no room to claim: "webrtc_not_enabled".
