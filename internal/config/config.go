@@ -74,7 +74,7 @@ type Mesh struct {
 type DNS struct {
 	Mode        string   `yaml:"mode,omitempty"`        // "none" (as for ""), "serve", or "rfc2136"
 	Listen      []string `yaml:"listen,omitempty"`      // of serve: host:port, UDP and TCP
-	Nameservers []string `yaml:"nameservers,omitempty"` // of serve: the zone's NS names; "": ns-{node}.BASE for each node that serves
+	Nameservers []string `yaml:"nameservers,omitempty"` // of serve: the zone's NS names; "": dns-{node}.BASE for each node
 	Server      string   `yaml:"server,omitempty"`      // of rfc2136: host:port
 	KeyName     string   `yaml:"key_name,omitempty"`    // of rfc2136: the TSIG key's name
 	KeyFile     string   `yaml:"key_file,omitempty"`    // of rfc2136: file with its base64 secret

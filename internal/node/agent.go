@@ -113,10 +113,11 @@ type Agent struct {
 	news chan struct{} // a heartbeat is due
 
 	// accessed by Run's goroutine only
-	saved    manifest.State
-	unread   bool // the last reading of the records failed
-	keepers  map[unitKey]*keeper
-	keepersW sync.WaitGroup
+	saved       manifest.State
+	certTrouble string // of the last asking for TURN's certificate
+	unread      bool   // the last reading of the records failed
+	keepers     map[unitKey]*keeper
+	keepersW    sync.WaitGroup
 
 	mu      sync.Mutex // guards the following fields
 	reports map[reportKey]orama.Observed
@@ -289,9 +290,13 @@ func (a *Agent) turnSpec(c orama.Cluster) *plan.TURNSpec {
 	}
 	slices.Sort(names)
 	certPEM, keyPEM, err := a.Certificates.For(names)
+	said := ""
 	if err != nil {
-		a.Log.Error("no certificate for TURN; TLS is left out", "error", err)
+		if said = err.Error(); said != a.certTrouble {
+			a.Log.Warn("no certificate for TURN now; TLS is left out until there is one", "error", err)
+		}
 	}
+	a.certTrouble = said
 	spec.CertPEM, spec.KeyPEM = string(certPEM), string(keyPEM)
 	return &spec
 }

@@ -121,10 +121,7 @@ func (n *names) push(ctx context.Context) {
 	p := dns.Pusher{Provider: n.updater, Zone: zone, Base: n.cfg.BaseDomain}
 	changed, err := p.Push(ctx, want)
 	n.mu.Lock()
-	n.zone = zone
-	if err == nil {
-		n.pushed, n.at = want, time.Now()
-	}
+	n.zone, n.pushed, n.at = zone, want, time.Now() // what was refused is tried again after pushEvery
 	n.mu.Unlock()
 	n.note(err, "the name server cannot be updated")
 	if changed > 0 {
