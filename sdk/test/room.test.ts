@@ -320,6 +320,23 @@ test('a draining server is left for another, as a new peer', async (t) => {
   room.leave();
 });
 
+for (const cut of [false, true]) {
+  test(`a room that has moved is joined anew, once, as a new peer${cut ? ', though its socket ends meanwhile' : ''}`, async (t) => {
+    setUp(t);
+    const { room } = await enter();
+    const first = FakeSocket.last;
+    first.say({ type: 'server-draining', reason: 'the room has moved', deadline_ms: 5000, reconnect: null });
+    if (cut) first.drop(4503);
+    await advance(2000);
+    const socket = FakeSocket.last;
+    assert.notEqual(socket, first);
+    assert.equal(socket.url, first.url, 'any gateway knows where it is');
+    assert.equal(socket.find('join')!.resume, undefined, 'the peer is not kept there');
+    assert.equal(FakeSocket.all.filter((s) => s !== first && s.closedWith === null).length, 1, 'one socket is open');
+    room.leave();
+  });
+}
+
 test('pagehide says leave within the event, and stops what the SDK opened', async (t) => {
   const page = setUp(t);
   const { room, states } = await enter();
