@@ -16,12 +16,23 @@ import (
 	"orama.network/orama/internal/config"
 )
 
-// listenAt makes a socket that answers.
+// listenAt makes a socket that takes connections and says nothing.
 func listenAt(t *testing.T, path string) string {
 	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
 	return path
 }
 
@@ -60,8 +71,9 @@ func TestFindingTheAgent(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, local, got, "the local cluster comes first")
 
-	// Nobody reads from these sockets. Beside one whose agent speaks they are passed over.
+	// Those that say nothing are passed over beside one whose agent speaks.
 	speaks := AgentSocket(run, "node-8")
+	require.NoError(t, os.MkdirAll(filepath.Dir(speaks), 0o700))
 	l, err := listenUnix(speaks, 0o600)
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
