@@ -76,7 +76,7 @@ func checkNodes(e Evidence) []Finding {
 			detail = fmt.Sprintf("its agent has been silent for %s; after 10m its relays and SFUs go to other nodes", e.At.Sub(n.Heartbeat).Round(time.Second))
 		}
 		found = append(found, Finding{Node: n.ID, Severity: SeverityCritical, Detail: detail,
-			Next: "on the node: systemctl status orama-node, journalctl -u orama-node; and can it reach the store?"})
+			Next: "on the node: systemctl status orama, journalctl -u orama; and can it reach the store?"})
 	}
 	if len(e.Cluster.Nodes) == 0 {
 		return []Finding{{Severity: SeverityCritical, Detail: "the records know no node", Next: "start one: orama node run"}}
@@ -194,7 +194,7 @@ func checkMesh(e Evidence) []Finding {
 }
 
 func checkFirewall(e Evidence) []Finding {
-	found, silent := e.reported(partFirewall, "orama node report on it shows the rules; the agent applies what is missing, unless it may not")
+	found, silent := e.reported(partFirewall, "on the node: ufw status numbered, and the agent's log, which says why it does not apply what is missing")
 	if len(silent) == len(e.living()) {
 		return fine("the agents manage no firewall (firewall: none)")
 	}

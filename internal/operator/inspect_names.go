@@ -136,7 +136,7 @@ func days(d time.Duration) string {
 }
 
 func checkGateways(e Evidence) []Finding {
-	const next = "on the node: journalctl -u orama-node; and what stands before the gateway, such as Caddy"
+	const next = "on the node: journalctl -u orama; and what stands before the gateway, such as Caddy"
 	found := e.needed(partGateway, next)
 	answered := 0
 	for _, n := range e.living() {

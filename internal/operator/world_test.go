@@ -53,7 +53,9 @@ func newWorld(t *testing.T, n int, tick time.Duration) *world {
 		id := orama.NodeID(fmt.Sprintf("node-%d", i))
 		w.c.Nodes = append(w.c.Nodes, orama.Node{ID: id, PublicIP: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}),
 			MeshIP: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Heartbeat: time.Now()})
-		w.done.Go(func() { w.agent(ctx, id) })
+	}
+	for _, node := range w.c.Nodes {
+		w.done.Go(func() { w.agent(ctx, node.ID) })
 	}
 	t.Cleanup(w.stop)
 	return w
