@@ -95,6 +95,10 @@ func (t turnCertificates) For(namespaces []orama.NamespaceID) (certPEM, keyPEM [
 // keepCertificates has the source manage what clients verify, and the agent look when something changed.
 func (h *host) keepCertificates(ctx context.Context) error {
 	return every(ctx, h.certs.Changed(), h.agent.Wake, func(ctx context.Context) {
+		// An authority that does not see the challenge lets us wait before it looks again.
+		if !h.names.serves() || !h.walls.begun() {
+			return
+		}
 		c, err := h.store.Cluster(ctx)
 		if err != nil {
 			return // what is managed stays

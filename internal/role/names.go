@@ -81,6 +81,9 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
+// serves reports whether who asks hears of the zone, as far as this node has to do with it.
+func (n *names) serves() bool { return n.server == nil || n.server.Serial() > 0 }
+
 // refresh makes the served zone that of the records.
 func (n *names) refresh(ctx context.Context) {
 	c, err := n.records.Cluster(ctx)

@@ -44,7 +44,7 @@ func newWalls(cfg config.Node, self orama.Node, log *slog.Logger) *walls {
 		if name == "" {
 			name = mesh.DefaultInterface
 		}
-		w.ufw = firewall.New(name, nil, log)
+		w.ufw = firewall.New(name, firewallCommand(cfg), log)
 	}
 	return w
 }
@@ -108,6 +108,13 @@ func (w *walls) apply(ctx context.Context, c orama.Cluster) {
 	w.mu.Lock()
 	w.applied, w.at = want, time.Now()
 	w.mu.Unlock()
+}
+
+// begun reports whether the rules were seen to once.
+func (w *walls) begun() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ufw == nil || !w.at.IsZero()
 }
 
 // opened reports whether what an instance needs was let through: until then it is not ready, whatever its own
