@@ -66,8 +66,9 @@ func (u *units) sfuSocket(ns orama.NamespaceID) string {
 type leaseKeeper struct {
 	keep processes
 
-	mu     sync.Mutex // guards the following field
-	wanted []orama.NamespaceID
+	mu       sync.Mutex // guards the following fields
+	wanted   []orama.NamespaceID
+	problems map[orama.NamespaceID]error // why a wanted one does not run
 }
 
 // apply makes the leases those of the spec's tenants: it ends the others, hands over the configuration, and has those begin.
@@ -85,17 +86,36 @@ func (l *leaseKeeper) apply(ctx context.Context, spec plan.TURNSpec, configure f
 	if err := configure(); err != nil {
 		return err
 	}
-	return l.begin(ctx)
+	l.begin(ctx)
+	return nil
 }
 
-// begin has every wanted lease run, one that somebody stopped by hand included.
-func (l *leaseKeeper) begin(ctx context.Context) error {
+// begin has every wanted lease run, one that somebody stopped by hand included. What keeps one from running is its own
+// namespace's trouble alone; problem gives it.
+func (l *leaseKeeper) begin(ctx context.Context) {
 	l.mu.Lock()
 	wanted := slices.Clone(l.wanted)
 	l.mu.Unlock()
-	return atOnce(wanted, func(ns orama.NamespaceID) error {
-		return l.keep.Ensure(ctx, supervisor.Unit{Name: leaseUnitPrefix + string(ns)})
+	var mu sync.Mutex
+	problems := map[orama.NamespaceID]error{}
+	_ = atOnce(wanted, func(ns orama.NamespaceID) error {
+		if err := l.keep.Ensure(ctx, supervisor.Unit{Name: leaseUnitPrefix + string(ns)}); err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			problems[ns] = err
+		}
+		return nil
 	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.problems = problems
+}
+
+// problem is why a namespace's lease does not run, if that is known.
+func (l *leaseKeeper) problem(ns orama.NamespaceID) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.problems[ns]
 }
 
 // end ends every lease but those kept, and returns when they were seen gone.

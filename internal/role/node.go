@@ -162,7 +162,7 @@ func (h *host) assemble() (err error) {
 		Store:        records,
 		Runner:       h.units,
 		Processes:    h.units,
-		Prober:       prober{h.keys, h.walls.opened},
+		Prober:       prober{h.keys, h.walls.opened, h.units.leases},
 		Certificates: turnCertificates{source: h.certs, base: h.cfg.BaseDomain, ip: h.cfg.PublicIP},
 		Save:         func(s manifest.State) error { return manifest.Save(h.manifestPath(), s) },
 		Checks:       h.checks.snapshot,

@@ -71,7 +71,7 @@ func (u *units) Run(ctx context.Context, role orama.Role, ns orama.NamespaceID) 
 	name := unitName(role, ns)
 	err := u.keep.Ensure(ctx, supervisor.Unit{Name: name, Args: argv, Dir: u.dataDir, Log: filepath.Join(u.dataDir, "log", name+".log")})
 	if err == nil && u.leases != nil && role == orama.RoleTURN {
-		err = u.leases.begin(ctx)
+		u.leases.begin(ctx)
 	}
 	return err
 }
@@ -185,6 +185,7 @@ func (u *units) ApplySFU(ctx context.Context, spec plan.SFUSpec) error {
 type prober struct {
 	keys   *auth.Keys
 	opened func(orama.Role, orama.NamespaceID) bool // this host's firewall lets the instance be reached; nil: it does
+	leases *leaseKeeper                             // nil: there are none
 }
 
 // errWalled is why an instance that serves is not ready.
@@ -194,6 +195,11 @@ var errWalled = errors.New("the firewall does not let it be reached yet")
 func (p prober) TURN(ctx context.Context, spec plan.TURNSpec, t plan.TenantSpec) error {
 	if p.opened != nil && !p.opened(orama.RoleTURN, t.Namespace) {
 		return errWalled
+	}
+	if p.leases != nil {
+		if err := p.leases.problem(t.Namespace); err != nil {
+			return err
+		}
 	}
 	user, credential := auth.MintTURN(t.Secret, t.Namespace, time.Now().Add(time.Minute))
 	return probe.TURN(ctx, netip.AddrPortFrom(spec.PublicIP, 3478), spec.Realm, user, credential)
