@@ -20,7 +20,7 @@ import (
 
 func TestContractRQLiteStandIn(t *testing.T) {
 	suite(t, func(t *testing.T) world {
-		c := standIn(t, 3)
+		c := standIn(t, 2)
 		next := 0
 		return world{rooms: 100, open: func(t *testing.T) *Store {
 			next++

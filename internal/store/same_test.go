@@ -17,7 +17,7 @@ import (
 
 // Whatever is done, both engines say the same of it, and hold the same afterwards; whatever becomes of RQLite's answers.
 func TestBothEnginesMeanTheSame(t *testing.T) {
-	c := standIn(t, 2)
+	c := standIn(t, 1)
 	one, two := open(t, temp(t)), openRQLite(t, c.URLs())
 	rapid.Check(t, func(rt *rapid.T) {
 		require.NoError(rt, empty(one))
