@@ -27,10 +27,12 @@ up: ## start a three-node cluster on this machine and print the demo page's addr
 build: ## build bin/orama
 	$(GO) build -trimpath -o bin/orama ./cmd/orama
 
-deb: ## build the Debian package bin/orama_VERSION_ARCH.deb
-	GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o bin/deb/orama ./cmd/orama
-	VERSION=$(VERSION) ARCH=$(ARCH) SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
-	  $(GO) run $(NFPM) package --config deploy/nfpm.yaml --packager deb --target bin/orama_$(VERSION)_$(ARCH).deb
+deb: ## build the Debian package bin/orama_VERSION_ARCH.deb (of another binary: BINARY=)
+	test -x bin/nfpm || GOBIN=$(CURDIR)/bin $(GO) install $(NFPM)
+	test -n "$(BINARY)" || GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o bin/deb/orama ./cmd/orama
+	BINARY=$(or $(BINARY),bin/deb/orama) VERSION=$(VERSION) ARCH=$(ARCH) \
+	  SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
+	  bin/nfpm package --config deploy/nfpm.yaml --packager deb --target $(or $(DEB),bin/orama_$(VERSION)_$(ARCH).deb)
 
 deps: ## install what the tests need: browsers (as root, with apt), npm packages
 	@tools/install

@@ -30,14 +30,39 @@ type machine struct {
 	leader int // the container's PID 1
 }
 
-// newMachine prepares a host and boots it. It skips, with the reason, where that cannot be.
-func newMachine(t testing.TB, h *labHost) *machine {
+// machines are hosts for machines on one bridge with a client, as the lab's, but with nothing on them.
+func machines(t testing.TB, n int) *lab {
 	t.Helper()
-	for program, pkg := range map[string]string{"systemd-nspawn": "systemd-container", "dbus-daemon": "dbus", "pkaction": "polkitd"} {
+	if os.Getenv(insideEnv) != "namespace" || os.Geteuid() != 0 {
+		t.Skip("hosts are network namespaces, which this user may not make")
+	}
+	for program, pkg := range map[string]string{"systemd-nspawn": "systemd-container", "dbus-daemon": "dbus", "pkaction": "polkitd", "ufw": "ufw"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("%s is not installed (package %s)", program, pkg)
 		}
 	}
+	l := &lab{client: labClient, dir: dataDir(t)}
+	require.NoError(t, os.MkdirAll("/run/netns", 0o755))
+	require.NoError(t, syscall.Mount("tmpfs", "/run/netns", "tmpfs", 0, "")) // of our mount namespace alone
+	t.Cleanup(func() { _ = syscall.Unmount("/run/netns", syscall.MNT_DETACH) })
+	ip(t, "netns add "+labSwitch)
+	t.Cleanup(func() { l.end(t) })
+	in(t, labSwitch, "ip link add br0 type bridge")
+	in(t, labSwitch, "ip link set br0 up")
+	for i := 1; i <= n; i++ {
+		h := &labHost{name: fmt.Sprintf("host-%d", i), public: fmt.Sprintf(labBridge, i), mesh: fmt.Sprintf("10.0.0.%d", i)}
+		h.dir = filepath.Join(l.dir, h.name)
+		require.NoError(t, os.MkdirAll(h.dir, 0o755))
+		plug(t, h.name, i, h.public)
+		l.hosts = append(l.hosts, h)
+	}
+	plug(t, labClient, 9, fmt.Sprintf(labBridge, 9))
+	return l
+}
+
+// newMachine prepares a host and boots it.
+func newMachine(t testing.TB, h *labHost) *machine {
+	t.Helper()
 	dir := filepath.Join(h.dir, "machine")
 	m := &machine{host: h, root: filepath.Join(dir, "root"), ns: filepath.Join(dir, "ns"), log: filepath.Join(dir, "console.log")}
 	require.NoError(t, os.MkdirAll(dir, 0o755))

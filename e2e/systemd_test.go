@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,15 +30,16 @@ var mediaServices = []string{sfuService, leaseService, turnService}
 // One host as it is installed from the package: the units do what an operator's commands promise, and come back from
 // whatever happens to them.
 func TestSystemd(t *testing.T) {
-	l := newLab(t)
+	l := machines(t, 1)
 	m := newMachine(t, l.hosts[0])
 	// The mesh is somebody else's here: an interface with its address, and no other host.
 	for _, c := range []string{"link add mesh0 type veth peer name mesh1", "link set mesh1 up", "addr add 10.0.0.1/24 dev mesh0", "link set mesh0 up"} {
 		in(t, m.host.name, "ip "+c)
 	}
+	m.must(t, "ufw", "--force", "enable") // with nothing open
 	m.install(t)
-	m.must(t, "orama", "node", "init", "--node", "node-1", "--public-ip", m.host.public, "--base-domain", labDomain,
-		"--mesh", "existing", "--mesh-ip", m.host.mesh, "--store", "sqlite")
+	m.must(t, "orama", "node", "init", "--node", "node-1", "--public-ip", m.host.public, "--base-domain", "orama.example",
+		"--mesh", "existing", "--mesh-ip", m.host.mesh, "--mesh-interface", "mesh0", "--store", "sqlite", "--firewall", "ufw")
 	m.must(t, "systemctl", "enable", "--now", "orama")
 	require.Equal(t, "active", m.property(t, "orama", "ActiveState"))
 
@@ -52,6 +54,7 @@ func TestSystemd(t *testing.T) {
 
 	t.Run("status", s.status)
 	t.Run("rights", s.rights)
+	t.Run("firewall", s.firewall)
 	t.Run("journal", s.journal)
 	t.Run("agent", s.agent)
 	t.Run("crash", s.crash)
@@ -69,8 +72,8 @@ type served struct {
 	key    string // the namespace's owner key
 }
 
-// allReady waits until both instances were observed to serve since a moment.
-func (s *served) allReady(t testing.TB, since time.Time) time.Duration {
+// allReady waits until both instances were seen to serve, those of the roles for the first time since a moment.
+func (s *served) allReady(t testing.TB, since time.Time, anew ...string) time.Duration {
 	t.Helper()
 	return eventually(t, 40*time.Second, func() string {
 		out, err := s.m.try("orama", "namespace", "webrtc-status", "--namespace", "myapp", "--json")
@@ -84,7 +87,7 @@ func (s *served) allReady(t testing.TB, since time.Time) time.Duration {
 			return fmt.Sprintf("%v: %s", err, out)
 		}
 		for _, i := range status.Instances {
-			if i.State != "ready" || i.Role == "sfu" && i.Since.Before(since) {
+			if i.State != "ready" || slices.Contains(anew, i.Role) && i.Since.Before(since) {
 				return out + s.m.journal("orama")
 			}
 		}
@@ -186,6 +189,14 @@ func (s *served) rights(t *testing.T) {
 	require.ErrorContains(t, err, "denied", "the agent may stop its own units, and no others")
 }
 
+// firewall: the agent is not root, and its rules are there all the same, and gone with the namespace.
+func (s *served) firewall(t *testing.T) {
+	rules := s.m.must(t, "ufw", "show", "added")
+	require.Contains(t, rules, "port 3478 proto udp comment 'orama:")
+	require.Contains(t, rules, "in on mesh0 to 10.0.0.1 port 49152:49951 proto udp comment 'orama:myapp:relay'")
+	require.Contains(t, s.m.must(t, "journalctl", "-u", "orama-firewall", "--no-pager"), "firewall changed")
+}
+
 func (s *served) journal(t *testing.T) {
 	s.allocate(t)
 	s.says(t, leaseService, "relay opened client="+strings.ReplaceAll(labBridge, "%d", "9"))
@@ -242,7 +253,7 @@ func (s *served) watchdog(t *testing.T) {
 		}
 		return ""
 	})
-	s.allReady(t, begun)
+	s.allReady(t, begun, "sfu")
 	t.Logf("a stuck SFU: serving again after %s", ms(time.Since(begun)))
 	require.Contains(t, s.m.must(t, "journalctl", "-u", sfuService, "--no-pager"), "Watchdog timeout")
 }
@@ -255,7 +266,7 @@ func (s *served) lease(t *testing.T) {
 	s.m.must(t, "systemctl", "stop", leaseService)
 	s.says(t, leaseService, "reason=lease_ended")
 	s.says(t, leaseService, "the lease has ended")
-	eventually(t, 10*time.Second, func() string {
+	eventually(t, 20*time.Second, func() string {
 		out, err := s.m.try("orama", "namespace", "webrtc-status", "--namespace", "myapp")
 		if err != nil || !strings.Contains(out, "masked") {
 			return fmt.Sprint("the status does not say why: ", err, out)
@@ -273,7 +284,7 @@ func (s *served) powerLoss(t *testing.T) {
 	s.m.powerLoss(t)
 	begun := time.Now()
 	boot := s.m.boot(t)
-	s.allReady(t, begun)
+	s.allReady(t, begun, "sfu", "turn")
 	t.Logf("power loss: booted in %s, both instances serve after %s", ms(boot), ms(time.Since(begun)))
 	for _, unit := range mediaServices {
 		require.Equal(t, "active", s.m.property(t, unit, "ActiveState"), unit)
@@ -286,13 +297,19 @@ func (s *served) powerLoss(t *testing.T) {
 func (s *served) disable(t *testing.T) {
 	s.m.must(t, "orama", "namespace", "disable", "webrtc", "--namespace", "myapp")
 	eventually(t, 20*time.Second, func() string {
-		if left := s.m.must(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "orama-namespace-*", "orama-turn*"); left != "" {
+		if left := s.m.must(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "orama-namespace-*"); left != "" {
 			return "units are left: " + left
 		}
 		return ""
 	})
 	require.NotContains(t, s.m.must(t, "ls", "-R", "/run/orama-sfu"), "control.sock")
 	require.NotContains(t, s.m.must(t, "ps", "-eo", "args"), "myapp")
+	eventually(t, 10*time.Second, func() string {
+		if rules := s.m.must(t, "ufw", "show", "added"); strings.Contains(rules, "myapp") {
+			return rules
+		}
+		return ""
+	})
 	s.m.must(t, "orama", "namespace", "enable", "webrtc", "--namespace", "myapp") // again, at once
 }
 
