@@ -125,7 +125,7 @@ func (r *runner) run(ctx context.Context, readings <-chan reading) {
 func (r *runner) take(got reading) {
 	if got.err != nil {
 		if !r.unread {
-			r.log.Warn("the records cannot be read; the mesh stays as it is", "error", got.err)
+			r.log.Debug("the records cannot be read; the mesh stays as it is", "error", got.err)
 		}
 		r.unread = true
 		return

@@ -188,14 +188,15 @@ func (a *Agent) pass(ctx context.Context) (revision int64, ok bool) {
 	c, err := a.Store.Cluster(ctx)
 	if err != nil {
 		if !a.unread && ctx.Err() == nil {
-			a.Log.Warn("the records cannot be read; what runs keeps running until they can", "error", err)
+			// Whoever keeps the connection to the records warns, once for this process.
+			a.Log.Debug("the records cannot be read; what runs keeps running until they can", "error", err)
 		}
 		a.unread = true
 		a.lost()
 		return 0, false
 	}
 	if a.unread {
-		a.Log.Info("the records can be read again")
+		a.Log.Debug("the records can be read again")
 	}
 	a.unread = false
 	a.saveManifest(c)

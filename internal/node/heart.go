@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -109,9 +110,11 @@ func (a *Agent) beat(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !failing:
-			a.Log.Warn("heartbeats are not recorded; trying on", "error", err)
-		case err == nil && failing:
-			a.Log.Info("heartbeats are recorded again")
+			level := slog.LevelWarn
+			if orama.KindOf(err) == orama.KindUnavailable {
+				level = slog.LevelDebug // told already, by whoever keeps the connection to the records
+			}
+			a.Log.Log(ctx, level, "heartbeats are not recorded; trying on", "error", err)
 		}
 		failing = err != nil
 	}

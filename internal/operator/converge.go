@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"orama.network/orama"
@@ -22,15 +23,21 @@ func (o *Operator) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !failing:
-			o.d.Log.Warn("the cluster is not brought in order now; trying on", "error", err)
-		case err == nil && failing:
-			o.d.Log.Info("the cluster is brought in order again")
+			o.d.Log.Log(ctx, levelOf(err), "the cluster is not brought in order now; trying on", "error", err)
 		}
 		failing = err != nil
 		if sleep(ctx, convergeEvery) != nil {
 			return nil
 		}
 	}
+}
+
+// levelOf is how loud a trouble is told: that the records cannot be reached is told already by who keeps the connection.
+func levelOf(err error) slog.Level {
+	if orama.KindOf(err) == orama.KindUnavailable {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // Converge brings the cluster one step nearer to what is wanted of it. It continues what somebody began and did not

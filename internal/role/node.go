@@ -51,6 +51,8 @@ type host struct {
 	op     *operator.Operator
 
 	mesh    *hostMesh
+	own     *services // the store's and the cache's servers of this host
+	cache   *cache.Cache
 	certs   cert.Source
 	roots   *x509.CertPool // that certs lead to; nil: the system's
 	names   *names
@@ -80,6 +82,16 @@ func Node(ctx context.Context, cfg config.Node, runDir string, parent int, log *
 func (h *host) close() {
 	if h.store != nil {
 		h.store.Close() //nolint:errcheck // reading and writing are over
+	}
+	if h.cache != nil {
+		h.cache.Close() //nolint:errcheck // it held nothing that is needed
+	}
+	if h.own != nil {
+		bounded, cancel := context.WithTimeout(context.Background(), nodeGrace)
+		defer cancel()
+		if err := h.own.close(bounded); err != nil {
+			h.log.Warn("the host's store or cache did not end", "error", err)
+		}
 	}
 	if h.mesh != nil {
 		bounded, cancel := context.WithTimeout(context.Background(), nodeGrace)
@@ -121,7 +133,13 @@ func (h *host) open(ctx context.Context, key [32]byte) error {
 	if h.mesh, err = openMesh(ctx, h.cfg, exe, keep, h.log); err != nil {
 		return err
 	}
+	if h.own, err = startServices(ctx, h.cfg, h.log); err != nil {
+		return err
+	}
 	if h.store, err = openRecords(ctx, h.cfg.Store, h.log); err != nil {
+		return err
+	}
+	if h.cache, err = openCache(h.cfg.Cache, h.log); err != nil {
 		return err
 	}
 	if h.certs, h.roots, err = openCertificates(h.cfg, h.store, h.keys, h.log); err != nil {
@@ -180,7 +198,7 @@ func (h *host) assemble() (err error) {
 		LocalOrigins:   h.cfg.Gateway.LocalOrigins,
 		TrustedProxies: h.cfg.Gateway.TrustedProxies,
 		Demo:           gateway.Demo{Namespace: h.cfg.Demo.Namespace, InviteHash: h.cfg.Demo.InviteHash},
-	}, gateway.Deps{Store: h.store, Keys: h.keys, Rates: cache.NewRates(rateKeys, time.Now), Pages: web.FS(), Now: time.Now, Log: h.log,
+	}, gateway.Deps{Store: h.store, Keys: h.keys, Rates: h.cache, Pages: web.FS(), Now: time.Now, Log: h.log,
 		Operator: h.forOperators()})
 	return err
 }
@@ -189,7 +207,7 @@ func (h *host) assemble() (err error) {
 func (h *host) looks() map[string]func(context.Context) error {
 	l := map[string]func(context.Context) error{
 		"store":       h.store.Check,
-		"cache":       func(context.Context) error { return nil }, // in this process's memory
+		"cache":       h.cache.Check,
 		"gateway":     h.checkGateway,
 		"certificate": h.checkCertificates,
 	}

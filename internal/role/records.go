@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"orama.network/orama/internal/cache"
 	"orama.network/orama/internal/config"
 	"orama.network/orama/internal/store"
 )
@@ -22,6 +23,15 @@ func openRecords(ctx context.Context, c config.Store, log *slog.Logger) (*store.
 		return nil, fmt.Errorf("records: %w", err)
 	}
 	return s, nil
+}
+
+// openCache opens what gateways share for a short time. That it cannot be reached is no error: each gateway then counts alone.
+func openCache(c config.Cache, log *slog.Logger) (*cache.Cache, error) {
+	password, err := readPassword(c.PasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return cache.Open(cache.Options{Engine: c.Engine, Addresses: c.Addresses, Password: password, Keys: rateKeys, Log: log})
 }
 
 // readPassword reads a password's file; none without a path.
