@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -91,7 +93,6 @@ func newLab(t testing.TB) *lab {
 	// What is in a namespace asks the first host's name server.
 	require.NoError(t, os.MkdirAll("/etc/netns/"+labClient, 0o755))
 	require.NoError(t, os.WriteFile("/etc/netns/"+labClient+"/resolv.conf", []byte("nameserver "+l.hosts[0].public+"\noptions timeout:1 attempts:2\n"), 0o644))
-	l.serveRecords(t)
 	return l
 }
 
@@ -106,7 +107,7 @@ func (l *lab) serveRecords(t testing.TB) {
 	for i, target := range l.store.URLs() {
 		at, err := url.Parse(target)
 		require.NoError(t, err)
-		front := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(at) }}
+		front := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(at) }, ErrorLog: log.New(io.Discard, "", 0)}
 		ln := listenIn(t, l.hosts[i].name, l.hosts[i].mesh+":4001")
 		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if l.cuts[i].Load() {

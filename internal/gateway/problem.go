@@ -124,7 +124,11 @@ func (g *Gateway) logError(ctx context.Context, what string, err error) {
 	if p := (*Problem)(nil); errors.As(err, &p) {
 		return
 	}
-	g.log.LogAttrs(ctx, slog.LevelWarn, "request failed", slog.String("request", what), slog.Any("error", err))
+	level := slog.LevelWarn
+	if e != nil && e.Code == "store_unavailable" {
+		level = slog.LevelDebug // told once, by who keeps the connection to the records
+	}
+	g.log.LogAttrs(ctx, level, "request failed", slog.String("request", what), slog.Any("error", err))
 }
 
 // problemTransformer gives the errors that huma makes by itself the same form.

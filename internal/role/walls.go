@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/cache"
 	"orama.network/orama/internal/config"
 	"orama.network/orama/internal/firewall"
 	"orama.network/orama/internal/mesh"
@@ -66,18 +67,18 @@ func listensOn(cfg config.Node) plan.Host {
 			h.WireGuard = mesh.DefaultPort
 		}
 	}
-	if cfg.Store.Run {
-		for _, u := range cfg.Store.URLs {
-			if at, err := url.Parse(u); err == nil && at.Hostname() == cfg.MeshIP.String() {
-				h.Mesh = append(h.Mesh, service("store", at.Host), plan.Service{Name: "store", Proto: "tcp", Port: service("", at.Host).Port + 1})
-			}
+	// What listens on this host's mesh address is for the other nodes, whoever runs it.
+	for _, u := range cfg.Store.URLs {
+		if at, err := url.Parse(u); err == nil && at.Hostname() == cfg.MeshIP.String() {
+			api := service("store", at.Host)
+			h.Mesh = append(h.Mesh, api, plan.Service{Name: "store", Proto: "tcp", Port: api.Port + 1}) // and Raft's
 		}
 	}
-	if cfg.Cache.Run {
-		for _, at := range cfg.Cache.Addresses {
-			if a, err := netip.ParseAddrPort(at); err == nil && a.Addr() == cfg.MeshIP {
-				h.Mesh = append(h.Mesh, service("cache", at))
-			}
+	for _, at := range cfg.Cache.Addresses {
+		if a, err := netip.ParseAddrPort(at); err == nil && a.Addr() == cfg.MeshIP {
+			gossip := a.Port() + cache.OlricGossipPort - cache.OlricPort
+			h.Mesh = append(h.Mesh, service("cache", at), plan.Service{Name: "cache", Proto: "tcp", Port: gossip},
+				plan.Service{Name: "cache", Proto: "udp", Port: gossip})
 		}
 	}
 	return h
