@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -22,6 +21,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/config"
 	"orama.network/orama/internal/operator"
 	"orama.network/orama/internal/role"
 )
@@ -68,9 +68,8 @@ func parseEnvironments(text []byte) (environmentsFile, error) {
 	if len(text) > maxEnvironments {
 		return f, fmt.Errorf("it is larger than %d bytes", maxEnvironments)
 	}
-	err := yaml.NewDecoder(bytes.NewReader(text), yaml.DisallowUnknownField()).Decode(&f)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return f, errors.New(yaml.FormatError(err, false, false)) // without the source: a key may be in it
+	if err := config.Decode(text, &f, false); err != nil {
+		return f, err
 	}
 	for name, e := range f.Environments {
 		if err := e.validate(name); err != nil {

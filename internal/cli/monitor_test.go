@@ -197,6 +197,7 @@ func FuzzParseEnvironments(f *testing.F) {
 	f.Add([]byte("environments:\n  devnet:\n    gateways: [https://gw1.example.org]\n    key: " + key + "\n"))
 	f.Add([]byte("environments: {}"))
 	f.Add([]byte("a: [&x *x]"))
+	f.Add([]byte("environments:\n devnet:\n    gateways: !x\n")) // at which the library panics
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got, err := parseEnvironments(text)
 		if err != nil {

@@ -4,6 +4,7 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -139,13 +140,29 @@ func Load(path string) (Node, error) {
 // Parse reads a node's configuration from text; name is for messages.
 func Parse(name string, text []byte) (Node, error) {
 	var c Node
-	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.DisallowUnknownField()).Decode(&c); err != nil {
-		return Node{}, fmt.Errorf("configuration %s: %s", name, yaml.FormatError(err, false, true))
+	if err := Decode(text, &c, true); err != nil {
+		return Node{}, fmt.Errorf("configuration %s: %w", name, err)
 	}
 	if err := c.Validate(); err != nil {
 		return Node{}, fmt.Errorf("configuration %s: %w", name, err)
 	}
 	return c, nil
+}
+
+// Decode reads YAML in which every key must be known. The error points at the place; with quote it also shows the lines
+// there, which is not for files that hold secrets. Text without a document leaves into as it is.
+func Decode(text []byte, into any, quote bool) (err error) {
+	// The decoder panics at some damaged text, such as a tag where a list should be.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("it is no YAML that can be read: %v", r)
+		}
+	}()
+	err = yaml.NewDecoder(bytes.NewReader(text), yaml.DisallowUnknownField()).Decode(into)
+	if err == nil || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return errors.New(yaml.FormatError(err, false, quote))
 }
 
 // Save writes the configuration for Load to find; readable by its owner alone.
