@@ -91,6 +91,7 @@ const (
 type timing struct {
 	viewFor     time.Duration // how long a reading of the cluster serves
 	viewStale   time.Duration // how long it serves when the store does not answer
+	countFor    time.Duration // how long a count of the rooms serves
 	storeWithin time.Duration // for one reading of the store
 	dialWithin  time.Duration // for one SFU; a dead node does not refuse, it is silent
 	joinWithin  time.Duration // for all SFUs that are tried
@@ -106,7 +107,7 @@ type timing struct {
 }
 
 var defaultTiming = timing{
-	viewFor: 250 * time.Millisecond, viewStale: 5 * time.Second, storeWithin: 2 * time.Second,
+	viewFor: 250 * time.Millisecond, viewStale: 5 * time.Second, countFor: time.Second, storeWithin: 2 * time.Second,
 	dialWithin: 1500 * time.Millisecond, joinWithin: 3 * time.Second, askWithin: time.Second,
 	firstWithin: 10 * time.Second, pingEvery: 10 * time.Second, pongWithin: 15 * time.Second,
 	sfuEvery: 3 * time.Second, sfuWithin: 7 * time.Second,

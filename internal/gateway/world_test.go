@@ -175,7 +175,7 @@ func newFakeSFU(t *testing.T, keys *auth.Keys, node orama.NodeID, boot string) *
 	mux.HandleFunc("GET /v1/signal", f.signal)
 	mux.HandleFunc("GET /v1/rooms", f.list)
 	mux.HandleFunc("DELETE /v1/rooms/{id}", f.remove)
-	f.srv = &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	f.srv = &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute} // a busy machine is no lost SFU
 	done := make(chan struct{})
 	go func() { defer close(done); f.srv.Serve(l) }() //nolint:errcheck // it ends by Close
 	t.Cleanup(func() { f.srv.Close(); <-done })
@@ -357,7 +357,7 @@ func (w *world) observe(node orama.NodeID, f func(*orama.Instance)) {
 // testTiming is short where a test waits, and long where it must not matter.
 func testTiming() timing {
 	tm := defaultTiming
-	tm.viewFor, tm.closeWithin, tm.sweepEvery = 0, 500*time.Millisecond, time.Hour
+	tm.viewFor, tm.countFor, tm.closeWithin, tm.sweepEvery = 0, 0, 500*time.Millisecond, time.Hour
 	return tm
 }
 
