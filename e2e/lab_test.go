@@ -220,11 +220,15 @@ func (h *labHost) kill() {
 }
 
 func (h *labHost) tail() string {
-	raw, _ := os.ReadFile(h.log)
-	if len(raw) > 6000 {
-		raw = raw[len(raw)-6000:]
+	end := func(path string, most int) string {
+		raw, _ := os.ReadFile(path)
+		return string(raw[max(0, len(raw)-most):])
 	}
-	return h.name + " said:\n" + string(raw)
+	text := h.name + " said:\n" + end(h.log, 6000)
+	if store := end(filepath.Join(h.dir, "rqlited.log"), 3000); store != "" {
+		text += "\nits rqlited said:\n" + store
+	}
+	return text
 }
 
 // processes lists what runs in the host's namespace.

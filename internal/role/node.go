@@ -133,6 +133,8 @@ func (h *host) open(ctx context.Context, key [32]byte) error {
 	if h.mesh, err = openMesh(ctx, h.cfg, exe, keep, h.log); err != nil {
 		return err
 	}
+	h.walls = newWalls(h.cfg, h.self(), h.log)
+	h.walls.prepare(ctx)
 	if h.own, err = startServices(ctx, h.cfg, h.log); err != nil {
 		return err
 	}
@@ -165,11 +167,15 @@ func (h *host) checkManifest() error {
 	return nil
 }
 
+// self is this node as its configuration says.
+func (h *host) self() orama.Node {
+	return orama.Node{ID: h.cfg.ID, PublicIP: h.cfg.PublicIP, MeshIP: h.cfg.MeshIP, Zone: h.cfg.Zone, GatewayURL: h.cfg.Gateway.URL,
+		Report: orama.NodeReport{Version: Version()}}
+}
+
 // assemble wires the agent and the gateway.
 func (h *host) assemble() (err error) {
-	self := orama.Node{ID: h.cfg.ID, PublicIP: h.cfg.PublicIP, MeshIP: h.cfg.MeshIP, Zone: h.cfg.Zone, GatewayURL: h.cfg.Gateway.URL,
-		Report: orama.NodeReport{Version: Version()}}
-	h.walls = newWalls(h.cfg, self, h.log)
+	self := h.self()
 	h.checks = newChecks(h.looks())
 	records := meshRecords{h.store, h.mesh}
 	h.agent = node.New(node.Deps{

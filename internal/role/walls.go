@@ -90,6 +90,17 @@ func service(name, hostport string) plan.Service {
 	return plan.Service{Name: name, Proto: "tcp", Port: uint16(n)}
 }
 
+// prepare opens what the host needs whatever the records say, and closes nothing: the records may be on the other side,
+// waiting for this host's own part of their store.
+func (w *walls) prepare(ctx context.Context) {
+	if w.ufw == nil {
+		return
+	}
+	if err := w.ufw.Open(ctx, plan.Firewall(orama.Cluster{}, w.self, w.host)); err != nil {
+		w.log.Warn("the firewall cannot be opened for this host; it is tried again", "error", err)
+	}
+}
+
 // apply makes the host's rules those that the records ask for. What goes wrong is the node's report's to tell, and is no
 // reason to run nothing: a host may have other walls.
 func (w *walls) apply(ctx context.Context, c orama.Cluster) {
