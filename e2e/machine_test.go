@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,7 +61,7 @@ func machines(t testing.TB, n int) *lab {
 	return l
 }
 
-// newMachine prepares a host and boots it.
+// newMachine prepares a host and powers it on; up waits for it.
 func newMachine(t testing.TB, h *labHost) *machine {
 	t.Helper()
 	dir := filepath.Join(h.dir, "machine")
@@ -79,7 +80,7 @@ func newMachine(t testing.TB, h *labHost) *machine {
 	t.Cleanup(func() { _ = syscall.Unmount(m.ns, syscall.MNT_DETACH) })
 	m.strip(t)
 	t.Cleanup(func() { m.powerLoss(t) })
-	m.boot(t)
+	m.powerOn(t)
 	return m
 }
 
@@ -94,7 +95,10 @@ func (m *machine) strip(t testing.TB) {
 		}
 	}
 	require.NoError(t, os.MkdirAll(filepath.Join(m.root, "var/log/journal"), 0o755))
-	for file, text := range map[string]string{"etc/machine-id": "", "etc/hostname": m.host.name + "\n", "usr/sbin/policy-rc.d": "#!/bin/sh\nexit 0\n"} {
+	for file, text := range map[string]string{
+		"etc/machine-id": "", "etc/hostname": m.host.name + "\n", "usr/sbin/policy-rc.d": "#!/bin/sh\nexit 0\n",
+		"etc/tmpfiles.d/tun.conf": "c! /dev/net/tun 0666 root root - 10:200\n", // as udev has it where there is one
+	} {
 		path := filepath.Join(m.root, file)
 		require.NoError(t, os.RemoveAll(path))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o755))
@@ -105,27 +109,77 @@ func (m *machine) strip(t testing.TB) {
 func (m *machine) boot(t testing.TB) time.Duration {
 	t.Helper()
 	begun := time.Now()
+	m.powerOn(t)
+	require.NoError(t, m.up())
+	return time.Since(begun)
+}
+
+// powerOn starts the machine.
+func (m *machine) powerOn(t testing.TB) {
+	t.Helper()
 	console, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(t, err)
 	defer console.Close()
-	// systemd-nspawn needs a /run of its own that is no disk, and must not look for a systemd out here.
-	m.nspawn = exec.Command("unshare", "-m", "sh", "-c", "mount --make-rprivate / && mount -t tmpfs tmpfs /run && mkdir /run/systemd && exec \"$@\"", "sh",
+	// systemd-nspawn needs a /run of its own that is no disk, and must not look for a systemd out here. Machines in one
+	// control group would take each other's processes for their own.
+	const prepare = `mount --make-rprivate / && mount -t tmpfs tmpfs /run && mkdir /run/systemd || exit 1
+		for group in $1; do mkdir -p $group && echo $$ >$group/cgroup.procs || echo "no group $group"; done
+		shift; exec "$@"`
+	m.nspawn = exec.Command("unshare", "-m", "sh", "-c", prepare, "sh", strings.Join(m.groups(), " "),
 		"systemd-nspawn", "-D", m.root, "-M", m.host.name, "--register=no", "--keep-unit", "--network-namespace-path="+m.ns,
-		"--capability=CAP_NET_ADMIN,CAP_NET_RAW", "--bind=/dev/net/tun", "--resolv-conf=off", "-b")
+		"--capability=CAP_NET_ADMIN,CAP_NET_RAW", "--resolv-conf=off", "-b")
 	m.nspawn.Stdout, m.nspawn.Stderr = console, console
 	m.nspawn.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	require.NoError(t, m.nspawn.Start())
-	eventually(t, 60*time.Second, func() string {
-		if m.leader = child(m.nspawn.Process.Pid); m.leader == 0 {
-			return "no container: " + m.console()
+}
+
+// groups are control groups of the machine's own, one in each hierarchy that there is.
+func (m *machine) groups() (out []string) {
+	name := fmt.Sprintf("orama-e2e-%d-%s", os.Getpid(), m.host.name)
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil {
+		return []string{"/sys/fs/cgroup/" + name}
+	}
+	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	for _, h := range hierarchies {
+		if filepath.Base(filepath.Dir(h)) != "cpuset" { // whose groups take nobody before they are told of processors
+			out = append(out, filepath.Join(filepath.Dir(h), name))
 		}
-		out, err := m.try("systemctl", "is-system-running")
-		if state := strings.TrimSpace(out); state != "running" && state != "degraded" {
-			return fmt.Sprintf("it is %q: %v: %s", state, err, m.console())
+	}
+	return out
+}
+
+// ungroup takes the control groups away, innermost first. A group with a process in it stays.
+func (m *machine) ungroup() {
+	for _, group := range m.groups() {
+		var dirs []string
+		_ = filepath.WalkDir(group, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for _, dir := range slices.Backward(dirs) {
+			_ = syscall.Rmdir(dir)
 		}
-		return ""
-	})
-	return time.Since(begun)
+	}
+}
+
+// up waits until the machine has started all that it starts, at most 60 s.
+func (m *machine) up() error {
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for late := time.Now().Add(60 * time.Second); ; <-look.C {
+		state, err := "", errors.New("there is no container")
+		if m.leader = child(m.nspawn.Process.Pid); m.leader > 0 {
+			state, err = m.try("systemctl", "is-system-running")
+		}
+		switch state = strings.TrimSpace(state); {
+		case state == "running" || state == "degraded":
+			return nil
+		case time.Now().After(late):
+			return fmt.Errorf("%s does not come up: it is %q: %w: %s", m.host.name, state, err, m.console())
+		}
+	}
 }
 
 // child is the first child of a process, or 0.
@@ -157,6 +211,7 @@ func (m *machine) powerLoss(t testing.TB) {
 	}
 	_ = m.nspawn.Wait()
 	m.leader = 0
+	m.ungroup()
 }
 
 // try runs a command on the machine, within 90 s.
@@ -194,8 +249,8 @@ func (m *machine) property(t testing.TB, unit, name string) string {
 	return strings.TrimSpace(m.must(t, "systemctl", "show", "-P", name, unit))
 }
 
-// install builds the Debian package of the binary under test and installs it.
-func (m *machine) install(t testing.TB) {
+// debianPackage builds the package of the binary under test, once.
+func debianPackage(t testing.TB) []byte {
 	t.Helper()
 	deb := filepath.Join(os.Getenv(workEnv), "orama.deb")
 	if _, err := os.Stat(deb); errors.Is(err, os.ErrNotExist) {
@@ -204,6 +259,14 @@ func (m *machine) install(t testing.TB) {
 	}
 	text, err := os.ReadFile(deb)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(m.root, "var/cache/orama.deb"), text, 0o644))
-	m.must(t, "dpkg", "-i", "/var/cache/orama.deb")
+	return text
+}
+
+// install installs a package.
+func (m *machine) install(deb []byte) error {
+	if err := os.WriteFile(filepath.Join(m.root, "var/cache/orama.deb"), deb, 0o644); err != nil {
+		return err
+	}
+	_, err := m.try("dpkg", "-i", "/var/cache/orama.deb")
+	return err
 }

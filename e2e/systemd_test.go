@@ -31,13 +31,15 @@ var mediaServices = []string{sfuService, leaseService, turnService}
 // whatever happens to them.
 func TestSystemd(t *testing.T) {
 	l := machines(t, 1)
+	deb := debianPackage(t)
 	m := newMachine(t, l.hosts[0])
+	require.NoError(t, m.up())
 	// The mesh is somebody else's here: an interface with its address, and no other host.
 	for _, c := range []string{"link add mesh0 type veth peer name mesh1", "link set mesh1 up", "addr add 10.0.0.1/24 dev mesh0", "link set mesh0 up"} {
 		in(t, m.host.name, "ip "+c)
 	}
 	m.must(t, "ufw", "--force", "enable") // with nothing open
-	m.install(t)
+	require.NoError(t, m.install(deb))
 	m.must(t, "orama", "node", "init", "--node", "node-1", "--public-ip", m.host.public, "--base-domain", "orama.example",
 		"--mesh", "existing", "--mesh-ip", m.host.mesh, "--mesh-interface", "mesh0", "--store", "sqlite", "--firewall", "ufw")
 	m.must(t, "systemctl", "enable", "--now", "orama")

@@ -254,6 +254,14 @@ func (s *Systemd) Stop(ctx context.Context, name string, grace time.Duration) er
 	if err != nil {
 		return err
 	}
+	states, err := s.read(ctx, 0)
+	if err != nil {
+		return err
+	}
+	// To ask systemd about a unit makes it load the unit: one that is gone is left alone.
+	if active := states[full].ActiveState; active == "" || active == "inactive" {
+		return nil
+	}
 	conn, err := s.bus()
 	if err != nil {
 		return err

@@ -95,6 +95,9 @@ func TestSystemdRevives(t *testing.T) {
 func TestSystemdStop(t *testing.T) {
 	f, s := newFakeSystemd(t)
 	require.NoError(t, s.Stop(t.Context(), sfuName, time.Second), "one that nobody knows")
+	f.unit(sfuUnit, func(*fakeUnit) {})
+	require.NoError(t, s.Stop(t.Context(), sfuName, time.Second), "one that does not run")
+	require.Empty(t, f.called("StopUnit"), "to name a unit is to load it")
 
 	require.NoError(t, s.Ensure(t.Context(), Unit{Name: sfuName}))
 	require.Len(t, s.List(), 1)
