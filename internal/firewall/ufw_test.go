@@ -72,13 +72,12 @@ func (f *fakeUFW) run(ctx context.Context, args ...string) (string, error) {
 		}
 		return out, nil
 	}
-	line := Rule{}
-	var ok bool
 	text, deleting := strings.CutPrefix(quote(args), "delete ")
 	if routed, is := strings.CutPrefix(quote(args), "route delete "); is {
 		text, deleting = "route "+routed, true
 	}
-	if line, ok = parseRule(text); !ok {
+	line, ok := parseRule(text)
+	if !ok {
 		return "", fmt.Errorf("ERROR: Invalid syntax: %q", args)
 	}
 	f.commands = append(f.commands, quote(args))
