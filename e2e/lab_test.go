@@ -264,6 +264,11 @@ func (h *labHost) heal(t testing.TB) {
 
 // end ends what runs in the lab, by the namespaces it runs in.
 func (l *lab) end(t testing.TB) {
+	if t.Failed() {
+		for _, h := range l.hosts {
+			t.Log(h.tail())
+		}
+	}
 	for _, ns := range []string{labClient, "host-1", "host-2", "host-3", labSwitch} {
 		link, err := within(ns, func() (string, error) { return os.Readlink("/proc/thread-self/ns/net") })
 		if err != nil {

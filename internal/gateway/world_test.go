@@ -372,7 +372,7 @@ func (w *world) gateway(changes ...func(*Config, *Deps, *timing)) *edge {
 	cfg := Config{Node: "node-1", BaseDomain: "orama.test", URLStyle: plan.StyleIP,
 		Demo: Demo{Namespace: ns, InviteHash: "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"}} // "foo"
 	deps := Deps{Store: w.store, Keys: w.keys, Rates: cache.NewRates(0, w.clock.now), Now: w.clock.now,
-		Log:   slog.New(slog.NewTextHandler(w.logs, nil)),
+		Log:   slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Pages: fstest.MapFS{"demo/index.html": {Data: []byte("<!doctype html>hello")}, "demo/main.js": {Data: []byte("x()")}, "sdk/orama.js": {Data: []byte("y()")}}}
 	tm := testTiming()
 	for _, c := range changes {

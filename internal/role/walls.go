@@ -25,6 +25,9 @@ import (
 // may have taken one away.
 const wallEvery = time.Minute
 
+// wallAgain is how soon what did not succeed is tried again.
+const wallAgain = 5 * time.Second
+
 // walls keeps this host's firewall. The zero value of ufw is a host that manages its own.
 type walls struct {
 	self orama.Node
@@ -114,11 +117,13 @@ func (w *walls) apply(ctx context.Context, c orama.Cluster) {
 	if fresh {
 		return
 	}
+	at := time.Now()
 	if err := w.ufw.Apply(ctx, want); err != nil {
 		w.log.Warn("the firewall is not as it should be; it is tried again", "error", err)
+		at = at.Add(wallAgain - wallEvery)
 	}
 	w.mu.Lock()
-	w.applied, w.at = want, time.Now()
+	w.applied, w.at = want, at
 	w.mu.Unlock()
 }
 
