@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -132,7 +133,7 @@ func (a acme) issued(t testing.TB) *x509.CertPool {
 	text, err := within(a.l.client, func() ([]byte, error) {
 		c := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // it tells us whom to believe
-			Dial: func(network, addr string) (net.Conn, error) {
+			DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
 				return within(a.l.client, func() (net.Conn, error) { return net.DialTimeout(network, addr, time.Second) })
 			}}}
 		res, err := c.Get("https://127.0.0.1:15000/roots/0")
@@ -211,7 +212,7 @@ https://%[2]s {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(certPEM)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool},
-		Dial: func(network, _ string) (net.Conn, error) {
+		DialContext: func(_ context.Context, network, _ string) (net.Conn, error) {
 			return within(l.client, func() (net.Conn, error) { return net.DialTimeout(network, h.public+":443", time.Second) })
 		}}}
 	var minted struct {

@@ -228,6 +228,13 @@ func (l *lab) lose(t *testing.T, c *cluster) {
 	in(t, lost.name, "ip link set eth0 up")
 	in(t, lost.name, "ip route replace default via "+fmt.Sprintf(labBridge, 254))
 	lost.start(t)
+	eventually(t, 20*time.Second, func() string {
+		out, errs, code := lost.orama(t, "namespace", "list")
+		if code != 0 {
+			return errs + out
+		}
+		return ""
+	})
 	took := l.instancesAre(t, l.other(lost), 40*time.Second, 2, 3)
 	t.Logf("%s was lost; %s after its return it serves as before (%s in all)", lost.name, ms(took), ms(time.Since(died)))
 }

@@ -213,12 +213,6 @@ func (h *labHost) start(t testing.TB) {
 	require.NoError(t, h.agent.Start())
 }
 
-// kill ends the agent without a word; its units live on.
-func (h *labHost) kill() {
-	_ = h.agent.Process.Kill()
-	_, _ = h.agent.Process.Wait()
-}
-
 func (h *labHost) tail() string {
 	end := func(path string, most int) string {
 		raw, _ := os.ReadFile(path)
