@@ -168,10 +168,10 @@ func (h *leaseHolder) hold(ctx context.Context, begun func()) error {
 		stop()
 	}
 	select {
-	case <-ended: // the server closes the stream when all is said
+	case <-ended: //nolint:errcheck // the server closes the stream when all is said; how it ends is no news now
 	case <-bounded.Done():
 		stop()
-		<-ended
+		<-ended //nolint:errcheck // as above
 	}
 	if err != nil {
 		return fmt.Errorf("the namespace may still be served: its lease could not be released: %w", err)
