@@ -125,6 +125,7 @@ func TestHosts(t *testing.T) {
 
 	c := l.cluster(t)
 	t.Run("call", func(t *testing.T) { l.call(t, c) })
+	t.Run("inspector", func(t *testing.T) { l.inspect(t) })
 	t.Run("isolation", func(t *testing.T) { l.isolation(t) })
 	t.Run("dig", func(t *testing.T) { l.dig(t) })
 	t.Run("disable", func(t *testing.T) { l.disable(t) })
@@ -146,6 +147,17 @@ func (l *lab) call(t *testing.T, c *cluster) {
 		}
 	}
 	m.chat()
+}
+
+// inspect finds nothing wrong with what was just set up.
+func (l *lab) inspect(t *testing.T) {
+	eventually(t, 20*time.Second, func() string {
+		out, errs, code := l.hosts[1].orama(t, "inspector")
+		if code != 0 {
+			return out + errs
+		}
+		return ""
+	})
 }
 
 // isolation: who can reach the public addresses cannot reach the mesh, though he sends its packets to a host.

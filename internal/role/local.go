@@ -133,6 +133,9 @@ func (c *local) start(ctx context.Context) (LocalReady, error) {
 		return LocalReady{}, err
 	}
 	admin := operator.Dial(AgentSocket(c.runDir, c.nodes[0].ID))
+	if err := c.waitHeard(ctx, admin); err != nil {
+		return LocalReady{}, err
+	}
 	if err := c.ensureDemo(ctx, admin); err != nil {
 		return LocalReady{}, err
 	}
@@ -146,6 +149,27 @@ func (c *local) start(ctx context.Context) (LocalReady, error) {
 		}
 	}
 	return c.describe(ctx, status)
+}
+
+// waitHeard waits until the records know every node as alive: placement leaves out whom nobody has heard of.
+func (c *local) waitHeard(ctx context.Context, admin *operator.Client) error {
+	err := poll(ctx, startWithin, func() (bool, error) {
+		r, err := admin.Report(ctx)
+		if err != nil {
+			return false, nil //nolint:nilerr // tried again
+		}
+		alive := 0
+		for _, n := range r.Nodes {
+			if n.Alive {
+				alive++
+			}
+		}
+		return alive >= len(c.nodes), nil
+	})
+	if errors.Is(err, errTooLate) {
+		return orama.Errorf(orama.KindUnavailable, "node_failed", "not every node was heard of within %s; their logs are under %s", startWithin, c.dir)
+	}
+	return err
 }
 
 // checkPorts finds out before anything starts whether every fixed port can be had.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,7 +71,7 @@ func (u *units) Run(ctx context.Context, role orama.Role, ns orama.NamespaceID) 
 		argv = []string{u.exe, "sfu", "run", "--namespace", string(ns), "--control", u.sfuSocket(ns), "--drain", sfuDrain.String()}
 	}
 	name := unitName(role, ns)
-	err := u.keep.Ensure(ctx, supervisor.Unit{Name: name, Args: argv, Dir: u.dataDir, Log: filepath.Join(u.dataDir, "log", name+".log")})
+	err := u.keep.Ensure(ctx, supervisor.Unit{Name: name, Args: argv, Dir: u.dataDir, Log: u.logFile(name)})
 	if err == nil && u.leases != nil && role == orama.RoleTURN {
 		u.leases.begin(ctx)
 	}
@@ -78,6 +80,22 @@ func (u *units) Run(ctx context.Context, role orama.Role, ns orama.NamespaceID) 
 
 // Stop drains the unit's process and returns when it was seen gone.
 func (u *units) Stop(ctx context.Context, role orama.Role, ns orama.NamespaceID) error {
+	if err := u.end(ctx, role, ns); err != nil {
+		return err
+	}
+	if role == orama.RoleSFU && u.leases == nil { // under systemd the journal has its own rules
+		// Nobody wants it any more, and nothing on this host is to bear its name.
+		if err := os.Remove(u.logFile(unitName(role, ns))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *units) logFile(name string) string { return filepath.Join(u.dataDir, "log", name+".log") }
+
+// end drains the unit's process and returns when it was seen gone; what it has written stays.
+func (u *units) end(ctx context.Context, role orama.Role, ns orama.NamespaceID) error {
 	if u.leases != nil && role == orama.RoleTURN {
 		u.leases.forget()
 		if err := u.leases.end(ctx, nil); err != nil {
@@ -127,7 +145,7 @@ func (u *units) stopAll(ctx context.Context, log *slog.Logger) {
 			n++
 			go func() {
 				defer func() { done <- struct{}{} }()
-				if err := u.Stop(ctx, x.Role, x.Namespace); err != nil {
+				if err := u.end(ctx, x.Role, x.Namespace); err != nil {
 					log.Error("a unit did not stop", "role", x.Role, "namespace", x.Namespace, "error", err)
 				}
 			}()
