@@ -5,11 +5,11 @@
 export CGO_ENABLED = 0
 
 GO       ?= go
-FUZZTIME ?= 15
+FUZZTIME ?= 10
 VERSION  ?= 0.1.0
 ARCH     ?= $(shell $(GO) env GOARCH)
 # go test's packages at a time: compiling SQLite and pion needs a gigabyte each.
-JOBS     ?= 2
+JOBS     ?= 3
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NFPM        = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.1
@@ -27,8 +27,10 @@ up: ## start a three-node cluster on this machine and print the demo page's addr
 build: ## build bin/orama
 	$(GO) build -trimpath -o bin/orama ./cmd/orama
 
-deb: ## build the Debian package bin/orama_VERSION_ARCH.deb (of another binary: BINARY=)
-	test -x bin/nfpm || GOBIN=$(CURDIR)/bin $(GO) install $(NFPM)
+bin/nfpm:
+	GOBIN=$(CURDIR)/bin $(GO) install $(NFPM)
+
+deb: bin/nfpm ## build the Debian package bin/orama_VERSION_ARCH.deb (of another binary: BINARY=)
 	test -n "$(BINARY)" || GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w' -o bin/deb/orama ./cmd/orama
 	BINARY=$(or $(BINARY),bin/deb/orama) VERSION=$(VERSION) ARCH=$(ARCH) \
 	  SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
@@ -53,7 +55,7 @@ fuzz: ## fuzz everything that reads bytes from outside, for FUZZTIME seconds
 sdk: deps ## type-check and test the TypeScript SDK
 	cd sdk && npm run --silent check && npm test --silent
 
-e2e: deps ## the built binary with real browsers (run one with E2E=TestCall)
+e2e: deps bin/nfpm ## the built binary with real browsers (run one with E2E=TestCall)
 	$(GO) test -tags e2e -count 1 -v -timeout 14m -run '$(E2E)' ./e2e
 
 test: deps check unit fuzz sdk e2e ## all of the above, as CI runs it

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,12 +21,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shared is what tests need not make anew: one cluster and one driver of browsers. Tests of one package run
-// one after the other, so nothing guards it.
+// shared is what tests need not make anew: one cluster and one driver of browsers. Only one of those that run
+// side by side uses the cluster, so nothing guards it.
 var shared struct {
 	cluster *cluster
 	driver  *driver
-	made    int
+	made    atomic.Int64
 }
 
 // ready is the line that `orama up --json` prints.
@@ -98,8 +99,7 @@ func down(t testing.TB) {
 // dataDir names a directory that does not exist yet.
 func dataDir(t testing.TB) string {
 	t.Helper()
-	shared.made++
-	return filepath.Join(os.Getenv(workEnv), fmt.Sprintf("data-%d", shared.made))
+	return filepath.Join(os.Getenv(workEnv), fmt.Sprintf("data-%d", shared.made.Add(1)))
 }
 
 // start runs `orama up --json` and waits for its line.

@@ -13,6 +13,7 @@ import (
 
 // A call goes on through the end of the credential it began with, while that credential makes no new relay.
 func TestExpiry(t *testing.T) {
+	t.Parallel() // with TestColdBoot: both spend most of their time waiting
 	const ttl, call = 20 * time.Second, 90 * time.Second
 	c := up(t)
 	c.do(t, nil, "namespace", "create", "ttl")

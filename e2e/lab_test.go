@@ -90,9 +90,13 @@ func newLab(t testing.TB) *lab {
 		l.hosts = append(l.hosts, h)
 	}
 	plug(t, labClient, 9, fmt.Sprintf(labBridge, 9))
-	// What is in a namespace asks the first host's name server.
+	// What is in the client's namespace asks the hosts' name servers, as a resolver would.
+	servers := "options timeout:1 attempts:1\n"
+	for _, h := range l.hosts {
+		servers += "nameserver " + h.public + "\n"
+	}
 	require.NoError(t, os.MkdirAll("/etc/netns/"+labClient, 0o755))
-	require.NoError(t, os.WriteFile("/etc/netns/"+labClient+"/resolv.conf", []byte("nameserver "+l.hosts[0].public+"\noptions timeout:1 attempts:2\n"), 0o644))
+	require.NoError(t, os.WriteFile("/etc/netns/"+labClient+"/resolv.conf", []byte(servers), 0o644))
 	return l
 }
 

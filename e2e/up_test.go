@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -80,8 +81,10 @@ func checkServes(t testing.TB, c *cluster) {
 		req.Header.Set("Origin", "http://localhost:5173")
 		res, err := http.DefaultClient.Do(req)
 		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
 		res.Body.Close()
-		require.Equal(t, http.StatusOK, res.StatusCode, base)
+		require.Equal(t, http.StatusOK, res.StatusCode, "%s: %s", base, body)
 		require.Contains(t, []string{"*", "http://localhost:5173"}, res.Header.Get("Access-Control-Allow-Origin"), base)
 	}
 	http.DefaultClient.CloseIdleConnections()

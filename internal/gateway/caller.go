@@ -91,7 +91,10 @@ func (g *Gateway) authenticate(r *http.Request) (*caller, error) {
 		return nil, err
 	}
 	c.scheme = scheme
-	cl, err := g.view.cluster(r.Context())
+	cl, err := g.view.settled(r.Context(), func(cl orama.Cluster) bool {
+		n, ok := namespaceOf(cl, c.ns.ID)
+		return ok && n.WebRTC != nil && g.originAllowed(r, cl, &n)
+	})
 	if err != nil {
 		return nil, err
 	}

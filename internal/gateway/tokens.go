@@ -43,7 +43,7 @@ func (g *Gateway) turnCredentials(ctx context.Context, in *credentialsInput) (*c
 	if wait := g.rates.Take("turn:"+string(c.ns.ID)+"/"+string(c.user), credentialBurst, credentialsPerSec); wait > 0 {
 		return nil, limited(wait)
 	}
-	cl, err := g.view.cluster(ctx)
+	cl, err := g.view.settled(ctx, func(cl orama.Cluster) bool { return relayReady(cl, c.ns.ID) })
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,14 @@ func newView(s Store, now func() time.Time, tm timing) *view {
 // cluster gives a reading at most viewFor old. When the store does not answer, one of at most
 // viewStale: what was true a moment ago is better than turning everybody away.
 func (v *view) cluster(ctx context.Context) (orama.Cluster, error) {
-	if r := v.within(v.timing.viewFor); r != nil {
+	return v.settled(ctx, func(orama.Cluster) bool { return true })
+}
+
+// settled gives such a reading when it serves, and one from now when it does not: before somebody is told that what he
+// asks for is not there, it must not be there now.
+func (v *view) settled(ctx context.Context, serves func(orama.Cluster) bool) (orama.Cluster, error) {
+	asked := v.now()
+	if r := v.within(v.timing.viewFor); r != nil && serves(r.cluster) {
 		return r.cluster, nil
 	}
 	select {
@@ -43,7 +50,7 @@ func (v *view) cluster(ctx context.Context) (orama.Cluster, error) {
 	case <-ctx.Done():
 		return orama.Cluster{}, ctx.Err()
 	}
-	if r := v.within(v.timing.viewFor); r != nil { // somebody else has read meanwhile
+	if r := v.within(v.timing.viewFor); r != nil && (serves(r.cluster) || !r.at.Before(asked)) { // somebody else has read meanwhile
 		return r.cluster, nil
 	}
 	// The reading serves others too, so that this request's end must not end it.

@@ -8,8 +8,10 @@ import { closeSilent, SignalSocket } from './socket.js';
 
 /** ms from dialling to joined. */
 const joinWithin = 10_000;
-/** ms from dialling to an open socket while there are other gateways to try: a dead host does not refuse, it is silent. */
-const openWithin = 1500;
+/** ms until the next gateway is tried beside the one that has not opened yet: a dead host does not refuse, it is silent. */
+const stagger = 300;
+/** Gateways that are tried beside each other. */
+const racers = 4;
 /** ms in which a socket has to show life once media has stopped. */
 const lifeWithin = 1000;
 /** ms a question over HTTP may take. */
@@ -57,6 +59,8 @@ export class Session {
   private tokenInUse = '';
   private renew = false; // the token in use was refused
   private joinedNow = false;
+  private known = false; // joined at least once
+  private abandon: (() => void) | null = null; // of the sockets that are being opened
   private run = 0; // of connect; a newer one ends the older
   private wake: (() => void) | null = null;
 
@@ -113,6 +117,7 @@ export class Session {
 
   private drop(how: 'leave' | 'close'): void {
     this.joinedNow = false;
+    this.abandon?.();
     this.socket?.[how]();
     this.socket = null;
   }
@@ -162,42 +167,77 @@ export class Session {
     const token = await this.token();
     if (run !== this.run) throw new Failed('stop', new OramaError('left', 'the room was left'));
     return new Promise((resolve, reject) => {
+      const order = this.candidates();
+      const racing = new Set<SignalSocket>();
+      let winner: SignalSocket | null = null;
+      let timer = setTimeout(() => late(), joinWithin);
+      let beside: ReturnType<typeof setTimeout> | undefined;
+      const end = () => {
+        clearTimeout(beside);
+        order.length = 0;
+        for (const s of racing) s.close();
+        racing.clear();
+      };
       const fail = (f: Failed) => {
         clearTimeout(timer);
-        socket.close();
+        end();
+        winner?.close();
         reject(f);
       };
       const late = () => fail(new Failed('now', new OramaError('timeout', 'the server did not answer the join', true)));
-      const choice = this.resume !== '' && this.options.urls.length > 1;
-      let timer = setTimeout(late, choice ? openWithin : joinWithin);
-      const socket = new SignalSocket(this.signalURL(), token, {
-        opened: () => {
+      const message = (m: ServerMessage) => {
+        if (m.type === 'joined') {
           clearTimeout(timer);
-          timer = setTimeout(late, joinWithin);
-          socket.send({ type: 'join', room: this.options.room, ...this.options.join, ...(this.resume && { resume: this.resume }) });
-        },
-        message: (m) => {
-          if (m.type === 'joined') {
+          this.entered(m);
+          resolve();
+        } else if (m.type === 'error' && !this.joinedNow) {
+          fail(new Failed(m.retryable ? 'later' : 'stop', new OramaError(m.code, m.message, m.retryable)));
+        } else this.on.message(m);
+      };
+      const next = () => {
+        clearTimeout(beside);
+        const gateway = order.shift();
+        if (gateway === undefined) return;
+        if (order.length > 0) beside = setTimeout(next, stagger);
+        const socket: SignalSocket = new SignalSocket(this.signalURL(gateway), token, {
+          opened: () => {
+            winner = this.socket = socket;
+            this.gateway = gateway;
+            racing.delete(socket);
+            end();
             clearTimeout(timer);
-            this.entered(m);
-            resolve();
-          } else if (m.type === 'error' && !this.joinedNow) {
-            fail(new Failed(m.retryable ? 'later' : 'stop', new OramaError(m.code, m.message, m.retryable)));
-          } else this.on.message(m);
-        },
-        closed: (code, wasOpen) => {
-          clearTimeout(timer);
-          if (this.joinedNow && this.socket === socket) return this.lost(code);
-          if (wasOpen) return reject(toFailed(code));
-          this.diagnose(token).then(reject, reject);
-        },
-      });
-      this.socket = socket;
+            timer = setTimeout(late, joinWithin);
+            socket.send({ type: 'join', room: this.options.room, ...this.options.join, ...(this.resume && { resume: this.resume }) });
+          },
+          message,
+          closed: (code) => {
+            racing.delete(socket);
+            if (socket !== winner) {
+              if (order.length > 0) return next();
+              if (racing.size > 0 || winner) return;
+              clearTimeout(timer);
+              return void this.diagnose(token).then(reject, reject);
+            }
+            clearTimeout(timer);
+            if (this.joinedNow && this.socket === socket) return this.lost(code);
+            reject(toFailed(code));
+          },
+        });
+        racing.add(socket);
+      };
+      this.abandon = end;
+      next();
     });
   }
 
+  // Which gateways to try, by their place in urls: one until there was a call, then others beside it, because people wait.
+  private candidates(): number[] {
+    const n = this.options.urls.length;
+    return Array.from({ length: this.known ? Math.min(n, racers) : 1 }, (_, i) => (this.gateway + i) % n);
+  }
+
   private entered(m: Joined): void {
-    this.joinedNow = true;
+    this.joinedNow = this.known = true;
     this.renew = false;
     this.resume = m.resume;
     this.learn(m.gateways ?? []);
@@ -231,8 +271,8 @@ export class Session {
     return this.options.urls[this.gateway % this.options.urls.length]!;
   }
 
-  private signalURL(): string {
-    const url = new URL(`${this.base()}/v1/webrtc/signal`);
+  private signalURL(gateway: number): string {
+    const url = new URL(`${this.options.urls[gateway]!}/v1/webrtc/signal`);
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
     url.searchParams.set('room', this.options.room);
     if (this.options.transports.length > 0) url.searchParams.set('transports', this.options.transports.join(','));

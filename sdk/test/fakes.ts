@@ -8,6 +8,8 @@ export class FakeSocket {
   static all: FakeSocket[] = [];
   /** Refuses every upgrade while set. */
   static refuse = false;
+  /** Hosts that are silent: their sockets never open. */
+  static dead = new Set<string>();
   /** Pings stay without an answer while set. */
   static deaf = false;
   readyState = 0;
@@ -20,6 +22,7 @@ export class FakeSocket {
 
   constructor(readonly url: string, readonly protocols: string[]) {
     FakeSocket.all.push(this);
+    if (FakeSocket.dead.has(new URL(url).host)) return;
     setTimeout(() => (FakeSocket.refuse ? this.drop(1006) : this.open()), 1);
   }
 
@@ -282,6 +285,7 @@ export function browser(t: TestContext): FakePage {
   const page = new FakePage();
   FakeSocket.all = [];
   FakeSocket.refuse = FakeSocket.deaf = false;
+  FakeSocket.dead.clear();
   FakePC.all = [];
   mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_700_000_000_000 });
   const before: [string, unknown][] = [];

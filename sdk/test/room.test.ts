@@ -363,6 +363,23 @@ test('kicked: closed for good, with the reason', async (t) => {
   assert.equal(FakeSocket.all.length, 1);
 });
 
+test('a host that dies without a word: its socket is doubted when media stops, and the first gateway that opens is taken', async (t) => {
+  setUp(t);
+  const { room } = await enter();
+  FakeSocket.last.say({ ...joined([peer('ada')], { resumed: true }), gateways: ['http://gw.test', 'http://dead.test', 'http://alive.test', 'nonsense'] });
+  await flow(2000);
+  FakeSocket.deaf = true;
+  FakeSocket.dead.add('gw.test').add('dead.test');
+  const before = FakeSocket.all.length;
+  await advance(8000, 100); // ICE and media are silent
+  const tried = FakeSocket.all.slice(before).map((s) => new URL(s.url).host);
+  assert.deepEqual(tried.slice(0, 2), ['dead.test', 'alive.test'], 'not the one that fell silent, and the next beside the one that does not open');
+  const alive = FakeSocket.all.find((s) => new URL(s.url).host === 'alive.test')!;
+  assert.equal(alive.find('join')?.resume, 'token');
+  assert.equal(FakeSocket.all.filter((s) => s.readyState === 1 && s.closedWith === null && s !== alive).length, 0, 'the others are let go');
+  room.leave();
+});
+
 test('a socket that stops answering is given up', async (t) => {
   setUp(t);
   const { room } = await enter();
