@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -128,11 +129,12 @@ func (c *cluster) browser(t testing.TB, kind string) (*driver, string) {
 		}
 		d = shared.driver
 	}
-	name := kind + " for " + filepath.Base(c.dir)
+	of := strings.ReplaceAll(strings.Trim(strings.TrimPrefix(c.dir, os.Getenv(workEnv)), "/"), "/", "-")
+	name := kind + " for " + of
 	if d.opened[name] {
 		return d, name
 	}
-	home := filepath.Join(os.Getenv(workEnv), "home-"+kind+"-"+filepath.Base(c.dir))
+	home := filepath.Join(os.Getenv(workEnv), "home-"+kind+"-"+of)
 	db := home
 	if kind == chromium {
 		db = filepath.Join(home, ".pki", "nssdb")

@@ -96,6 +96,9 @@ func newLab(t testing.TB) *lab {
 		servers += "nameserver " + h.public + "\n"
 	}
 	require.NoError(t, os.MkdirAll("/etc/netns/"+labClient, 0o755))
+	for _, h := range l.hosts {
+		require.NoError(t, os.WriteFile("/etc/netns/"+h.name+"/resolv.conf", []byte(servers), 0o644))
+	}
 	require.NoError(t, os.WriteFile("/etc/netns/"+labClient+"/resolv.conf", []byte(servers), 0o644))
 	return l
 }

@@ -23,7 +23,12 @@ import (
 func TURN(ctx context.Context, server netip.AddrPort, realm, username, credential string) error {
 	conn, err := net.ListenPacket("udp", net.JoinHostPort(server.Addr().String(), "0"))
 	if err != nil { // the server is another host's: any address will do
-		if conn, err = net.ListenPacket("udp", ":0"); err != nil { //nolint:gosec // a client's socket
+		// Of the server's family: by its own address a client says which family of relay it wants (RFC 8656 section 7.1).
+		network := "udp4"
+		if server.Addr().Unmap().Is6() {
+			network = "udp6"
+		}
+		if conn, err = net.ListenPacket(network, ":0"); err != nil { //nolint:gosec // a client's socket
 			return fmt.Errorf("turn probe: %w", err)
 		}
 	}
