@@ -182,6 +182,15 @@ func (m *machine) up() error {
 	}
 }
 
+// bare waits until a machine with nothing of ours on it is up. Where systemd does not come up in a container, that is not
+// ours to test.
+func (m *machine) bare(t testing.TB) {
+	t.Helper()
+	if err := m.up(); err != nil {
+		t.Skipf("systemd does not come up in a container here: %v", err)
+	}
+}
+
 // child is the first child of a process, or 0.
 func child(pid int) int {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))

@@ -25,7 +25,9 @@ func TestSystemdHosts(t *testing.T) {
 	for _, h := range l.hosts {
 		f.all = append(f.all, newMachine(t, h))
 	}
-	f.each(t, func(m *machine) error { return m.up() })
+	for _, m := range f.all {
+		m.bare(t)
+	}
 	f.each(t, func(m *machine) error {
 		_, err := m.try("ufw", "--force", "enable") // with nothing open
 		return errors.Join(err, m.install(deb))
