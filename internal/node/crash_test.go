@@ -150,7 +150,7 @@ func killedAtEach(t *testing.T, prepare func(*world), act func(*world), check fu
 				t.Fatalf("late=%t, killed at thing %d", late, n)
 			}
 		}
-		require.Greater(t, n, 40, "an agent does more than that")
+		require.Greater(t, n, 30, "an agent does more than that")
 		t.Logf("killed at each of %d things, late=%t", n-1, late)
 	}
 }
