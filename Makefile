@@ -48,6 +48,7 @@ lint: ## golangci-lint, built into bin/ on first use
 
 unit: ## unit tests with the race detector, house rules among them
 	CGO_ENABLED=1 $(GO) test -race -p $(JOBS) -timeout 4m ./...
+	$(GO) test -run Killed ./internal/node # not with -race: see there
 
 fuzz: ## fuzz everything that reads bytes from outside, for FUZZTIME seconds
 	@tools/fuzz $(FUZZTIME)

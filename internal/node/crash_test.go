@@ -129,6 +129,9 @@ func (w *world) mortalDeps(l *life) node.Deps {
 // of act, starts another from nothing but the records and what runs, and checks where that leads.
 func killedAtEach(t *testing.T, prepare func(*world), act func(*world), check func(t *testing.T, w *world, began int)) {
 	t.Helper()
+	if raceDetector {
+		t.Skip("after some hundred bubbles of synctest the race detector of Go 1.26 crashes in a timer (runtime.(*timer).maybeRunChan); make unit runs this without it")
+	}
 	for _, late := range []bool{false, true} {
 		died, n := true, 0
 		for ; died; n++ {
