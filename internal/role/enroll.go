@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -74,7 +75,10 @@ func (e *enrolment) run(ctx context.Context) error {
 	}
 	trouble := ""
 	for ctx.Err() == nil {
-		err := e.firstInvitation(ctx)
+		err := e.known(ctx)
+		if err == nil {
+			err = e.firstInvitation(ctx)
+		}
 		if err == nil {
 			err = e.listen(ctx)
 		}
@@ -88,6 +92,30 @@ func (e *enrolment) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// knownEvery is how often the records are asked for this node itself.
+const knownEvery = 100 * time.Millisecond
+
+// known waits until the records hold this node as others are to reach it. Before that a joiner would be given this node's
+// own address, and no way to it.
+func (e *enrolment) known(ctx context.Context) error {
+	for {
+		nodes, err := e.records.Nodes(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(nodes, func(n orama.Node) bool {
+			return n.ID == e.cfg.ID && n.MeshIP == e.cfg.MeshIP && (!ownMesh(e.cfg) || n.MeshKey != "")
+		}) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(knownEvery):
+		}
+	}
 }
 
 func (e *enrolment) listen(ctx context.Context) error {
