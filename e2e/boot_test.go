@@ -33,6 +33,7 @@ func (l *lab) reboot(t testing.TB) {
 	for _, h := range l.hosts {
 		h.dies(t)
 	}
+	l.rebooted = time.Now()
 	for _, h := range l.hosts {
 		in(t, h.name, "ip link set eth0 up")
 		require.NoError(t, os.Truncate(h.log, 0))

@@ -211,7 +211,7 @@ func (l *lab) instancesAre(t testing.TB, on *labHost, within time.Duration, turn
 		}
 		ready := map[string]int{}
 		for _, i := range status.Instances {
-			if i.State == "ready" {
+			if i.State == "ready" && i.Since.After(l.rebooted) { // what was seen before is no news
 				ready[i.Role]++
 			}
 		}

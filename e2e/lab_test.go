@@ -37,7 +37,9 @@ type lab struct {
 	client string // namespace that can route to the public addresses only
 	dir    string
 	store  *rqlitetest.Cluster
-	cuts   [3]atomic.Bool // the store's node on a host has lost the others
+	// rebooted is when every host last lost power.
+	rebooted time.Time
+	cuts     [3]atomic.Bool // the store's node on a host has lost the others
 }
 
 // labHost is one host: `orama node run` with its own address, directory and configuration.

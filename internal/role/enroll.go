@@ -83,7 +83,11 @@ func (e *enrolment) run(ctx context.Context) error {
 			err = e.listen(ctx)
 		}
 		if err != nil && ctx.Err() == nil && err.Error() != trouble {
-			e.log.Warn("no node can join here; trying on", "error", err)
+			level := slog.LevelWarn
+			if orama.KindOf(err) == orama.KindUnavailable {
+				level = slog.LevelDebug // of the records; told already by who keeps the connection
+			}
+			e.log.Log(ctx, level, "no node can join here; trying on", "error", err)
 			trouble = err.Error()
 		}
 		select {
