@@ -96,15 +96,17 @@ func TestEnableReportsWhatIsObserved(t *testing.T) {
 				said = append(said, text)
 			}
 			if s.Step == StepTURN && s.State == Done {
-				i := slices.IndexFunc(w.c.Instances, func(i orama.Instance) bool { return i.Node == s.Node && i.Role == orama.RoleTURN })
-				require.Equal(t, orama.StateReady, w.c.Instances[i].Observed.State, "said before it was seen")
+				seen := w.look(t).Instances
+				i := slices.IndexFunc(seen, func(i orama.Instance) bool { return i.Node == s.Node && i.Role == orama.RoleTURN })
+				require.Equal(t, orama.StateReady, seen[i].Observed.State, "said before it was seen")
 			}
 			if s.Step != StepDNS && s.Step != StepState {
 				require.Empty(t, w.look(t).DNS, "a name before every relay was seen")
 			}
 			if s.Step == StepState && s.State == Done {
-				i := slices.IndexFunc(w.c.Nodes, func(n orama.Node) bool { return n.ID == s.Node })
-				require.GreaterOrEqual(t, w.c.Nodes[i].Report.State, placed, "said before it was seen")
+				seen := w.look(t).Nodes
+				i := slices.IndexFunc(seen, func(n orama.Node) bool { return n.ID == s.Node })
+				require.GreaterOrEqual(t, seen[i].Report.State, placed, "said before it was seen")
 			}
 			if s.Step == StepPorts && placed == 0 {
 				placed = w.look(t).Revision
