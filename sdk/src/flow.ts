@@ -58,6 +58,11 @@ export class FlowWatch {
     return (this.state = this.next(s, grew));
   }
 
+  /** Half of what would count as loss has passed: time to ask after the socket, which may share the path's fate. */
+  doubtful(s: Sample): boolean {
+    return this.state === 'flowing' && this.silentFor(s, 0.5);
+  }
+
   /** Forgets the proofs: the path is being replaced. */
   restart(): void {
     this.provenAt = null;
@@ -66,7 +71,7 @@ export class FlowWatch {
   private next(s: Sample, grew: boolean): Flow {
     switch (this.state) {
       case 'flowing':
-        if (!s.broken && !this.silent(s)) return 'flowing';
+        if (!s.broken && !(this.quiet >= 2 && this.silentFor(s, 1))) return 'flowing';
         this.restart();
         return 'stalled';
       case 'unknown':
@@ -79,10 +84,11 @@ export class FlowWatch {
     }
   }
 
-  // Two quiet samples at least: one late timer proves nothing.
-  private silent(s: Sample): boolean {
+  // share: of the patience with what is expected. For a loss there are two quiet samples at least, because one late timer
+  // proves nothing.
+  private silentFor(s: Sample, share: number): boolean {
     const patience = Math.max(silence[s.expected], 2.5 * this.pause);
-    return !this.silentPath && this.quiet >= 2 && s.at - this.growthAt > patience;
+    return !this.silentPath && s.at - this.growthAt > share * patience;
   }
 
   private proven(s: Sample): boolean {

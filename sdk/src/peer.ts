@@ -3,7 +3,7 @@
 
 import type { DataChannel } from './data.js';
 import { OramaError } from './errors.js';
-import { type Flow, type Expected, FlowWatch } from './flow.js';
+import { type Flow, type Expected, FlowWatch, type Sample } from './flow.js';
 import type { Publication } from './media.js';
 import type { CandidateInit, ClientMessage, Credentials, TrackRef } from './protocol.js';
 import { counters, type RoomStats, StatsReader } from './stats.js';
@@ -26,6 +26,8 @@ export interface PeerHandlers {
   downs(list: Down[]): void;
   data(peerId: string, label: string, data: string | ArrayBuffer): void;
   flow(state: Flow): void;
+  /** Nothing has come for a suspiciously long time; once a silence. */
+  quiet(): void;
   /** What ought to arrive now. */
   expected(): Expected;
   failed(error: OramaError): void;
@@ -41,6 +43,8 @@ export class PeerLink {
   private started = false; // the SFU's first offer has been answered
   private closed = false;
   private needed = false; // a change waits to be offered
+  private restarting = false; // a restart was asked for and not answered yet
+  private doubted = false; // this silence was told of
   private holdUntil = 0; // ms since the epoch
   private held: ReturnType<typeof setTimeout> | undefined;
   private readonly watch = new FlowWatch();
@@ -78,6 +82,7 @@ export class PeerLink {
     this.enqueue(async () => {
       if (this.pc.signalingState !== 'have-local-offer') return;
       await this.pc.setRemoteDescription({ type: 'answer', sdp });
+      this.restarting = false;
       if (refs) this.refs = refs;
       this.tellDowns();
     });
@@ -112,9 +117,13 @@ export class PeerLink {
     if (!this.closed) this.pc.setConfiguration(configuration(c));
   }
 
-  /** Looks for a new path. Media goes on over the old one, if it still carries any. */
+  /**
+   * Looks for a new path. Media goes on over the old one, if it still carries any. Not a second time before the first was
+   * answered: each restart begins anew with the second that libwebrtc watches a new path before it changes to it.
+   */
   restart(): void {
-    if (this.closed) return;
+    if (this.closed || this.restarting) return;
+    this.restarting = true;
     this.watch.restart();
     this.pc.restartIce();
   }
@@ -246,13 +255,17 @@ export class PeerLink {
     if (!report || this.closed) return;
     const ice = this.pc.iceConnectionState;
     const before = this.watch.state;
-    const after = this.watch.update({
+    const sample: Sample = {
       at: performance.now(),
       ...counters(report),
       connected: this.pc.connectionState === 'connected',
       broken: ice === 'disconnected' || ice === 'failed',
       expected: this.on.expected(),
-    });
+    };
+    const after = this.watch.update(sample);
+    const doubted = this.doubted;
+    this.doubted = this.watch.doubtful(sample);
+    if (this.doubted && !doubted) this.on.quiet();
     if (after !== before) this.on.flow(after);
   }
 

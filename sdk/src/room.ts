@@ -82,8 +82,12 @@ export interface RoomEvents {
 
 /** The label of the channel that chat uses; its messages are plain text. */
 const chatLabel = 'chat';
-/** ms between tries for a new path; after the last one the room is joined anew. */
-const restartAfter = [1500, 2500, 4000, 5000];
+/**
+ * ms between tries for a new path; after the last one the room is joined anew. libwebrtc leaves a path that still counts as
+ * alive only once nothing has come over it for 2.5 s, and takes another that has been good for 1 s: a second try within
+ * that time would only begin it anew.
+ */
+const restartAfter = [2500, 2500, 4000, 4000];
 /** ms added at random before leaving a draining server, so that its peers do not move together. */
 const spread = 400;
 
@@ -427,6 +431,7 @@ export class Room extends Emitter<RoomEvents> {
       downs: (list) => this.link === link && this.matchDowns(list),
       data: (peerId, label, data) => this.received(peerId, label, data),
       flow: (state) => this.link === link && this.flowed(state),
+      quiet: () => this.session.doubt(),
       expected: () => this.expected(),
       failed: (error) => this.emit('error', { error }),
     });

@@ -53,6 +53,18 @@ test('silence while media is expected is loss after about 0.9 s', () => {
   assert.equal(line.run(500, none), 'stalled');
 });
 
+test('half of that silence is a reason to ask after the socket', () => {
+  const line = new Line();
+  line.run(10_000, media);
+  assert.equal(line.watch.doubtful({ ...line }), false);
+  line.run(250, none);
+  assert.equal(line.watch.doubtful({ ...line }), false, 'one late packet is none');
+  line.run(250, none);
+  assert.equal(line.watch.doubtful({ ...line }), true);
+  line.run(250, media);
+  assert.equal(line.watch.doubtful({ ...line }), false);
+});
+
 test('everybody muting is not loss', () => {
   const line = new Line();
   line.run(10_000, media);

@@ -273,7 +273,9 @@ test('silence restarts ICE, again and again, and connected comes with the packet
   assert.equal(FakePC.last.restarts, 1);
   assert.equal(states.at(-1), 'recovering');
   FakeSocket.last.say({ type: 'answer', sdp: sdp() });
-  await advance(1600);
+  await advance(1700);
+  assert.equal(FakePC.last.restarts, 1, 'a new path is given its time');
+  await advance(900);
   assert.equal(FakePC.last.restarts, 2);
   FakePC.last.connect();
   await flow(1000);
@@ -282,11 +284,32 @@ test('silence restarts ICE, again and again, and connected comes with the packet
   room.leave();
 });
 
-test('restarts in vain end in a new join', async (t) => {
+test('a restart that the lost socket swallowed is sent again, and not begun anew', async (t) => {
   setUp(t);
   const { room } = await enter();
   FakePC.last.ice('failed');
-  await advance(14_000);
+  await settle();
+  const sent = FakeSocket.last.find('offer');
+  assert.ok(sent);
+  FakeSocket.last.drop(1006);
+  await advance(10, 5);
+  FakeSocket.last.say(joined([], { resumed: true }));
+  await advance(2000);
+  assert.deepEqual(FakeSocket.last.find('offer'), sent);
+  assert.equal(FakePC.last.restarts, 1);
+  assert.equal(FakePC.last.log.filter((l) => l === 'local offer').length, 1);
+  room.leave();
+});
+
+test('restarts in vain end in a new join', async (t) => {
+  setUp(t);
+  const { room } = await enter();
+  const first = FakeSocket.last;
+  FakePC.last.ice('failed');
+  for (let s = 0; s < 14; s++) {
+    if (FakePC.last.signalingState === 'have-local-offer') first.say({ type: 'answer', sdp: sdp() });
+    await advance(1000);
+  }
   assert.ok(FakePC.all[0]!.restarts >= 3);
   assert.equal(FakeSocket.all.length, 2);
   assert.equal(FakeSocket.last.find('join')!.resume, undefined);
