@@ -206,9 +206,12 @@ func TestCallOutlivesItsCredential(t *testing.T) {
 	const ttl = 3 * time.Second
 	n := start(t, Options{CredentialTTL: ttl})
 	alice, bob := pair(t, n)
-	old := alice.Credentials()
+	var old client.Credentials
+	alice.until(patience, "a credential that is good when it comes", func() bool { // on a slow machine the first is over by now
+		old = alice.Credentials()
+		return n.allocate(t, old.Username, old.Credential) == nil
+	})
 	require.Equal(t, int(ttl.Seconds()), old.TTL)
-	require.NoError(t, n.allocate(t, old.Username, old.Credential), "the credential is good at first")
 	gap := bob.gap(alice.PeerID())
 	alice.until(patience, "fresh credentials", func() bool { return alice.Credentials().Username != old.Username })
 	<-time.After(time.Until(expiryOf(t, old.Username).Add(2 * time.Second))) // the wall clock is the event
