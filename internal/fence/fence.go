@@ -80,6 +80,8 @@ func (s *Set) peer(ap netip.AddrPort) *net.UDPAddr {
 	return t.peers[normal(ap)]
 }
 
+func (t *table) allows(ap netip.AddrPort) bool { return t.peers[normal(ap)] != nil }
+
 func normal(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

@@ -22,10 +22,10 @@ type registry struct {
 type held struct {
 	closer
 	who  netip.Prefix
-	gate atomic.Pointer[gate] // nil until its handshake is over
+	conn atomic.Pointer[conn] // nil until its handshake is over
 }
 
-func (h *held) attach(g *gate) { h.gate.Store(g) }
+func (h *held) attach(k *conn) { h.conn.Store(k) }
 
 // hold registers c, or gives nil when who has each, all are open (0: no cap), or the server closes.
 func (r *registry) hold(c closer, who netip.Prefix, each, all int) *held {
@@ -76,7 +76,7 @@ func (r *registry) list() []*held {
 func (r *registry) closeSilent(t time.Time) int {
 	n := 0
 	for _, h := range r.list() {
-		if g := h.gate.Load(); g != nil && g.silentSince(t) {
+		if k := h.conn.Load(); k != nil && k.silentSince(t) {
 			h.Close() //nolint:errcheck // over
 			n++
 		}

@@ -34,6 +34,19 @@ func (s *Server) openDTLS(l *listener, at netip.AddrPort) error {
 	return nil
 }
 
+func listenUDP(at netip.AddrPort) (*net.UDPConn, error) {
+	c, err := net.ListenUDP(network("udp", at.Addr()), net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		return nil, err
+	}
+	c.SetReadBuffer(socketBuffer)  //nolint:errcheck // works with less
+	c.SetWriteBuffer(socketBuffer) //nolint:errcheck // works with less
+	return c, nil
+}
+
+// maxReadErrors in a row end the listener: it has then no socket worth asking.
+const maxReadErrors = 1000
+
 // maxDatagram is the longest datagram taken on the DTLS socket, in bytes: the library's buffer.
 const maxDatagram = 8192
 
@@ -108,7 +121,7 @@ func (d *dtlsDemux) serve(session *dtlsSession, h *held, network netip.Prefix) {
 		d.srv.metrics.dropped[dropHandshake].Inc()
 		return
 	}
-	d.srv.serveLink(transportDTLS, &dtlsLink{Conn: conn, remote: session.addr, buf: make([]byte, maxDatagram)}, h)
+	d.srv.serveConn(transportDTLS, conn, &records{conn: conn, buf: make([]byte, maxDatagram)}, h)
 }
 
 func (d *dtlsDemux) handshake(session *dtlsSession) (*dtls.Conn, error) {
@@ -159,24 +172,21 @@ func (c *dtlsSession) SetDeadline(t time.Time) error     { return c.queue.SetRea
 func (c *dtlsSession) SetReadDeadline(t time.Time) error { return c.queue.SetReadDeadline(t) }
 func (c *dtlsSession) SetWriteDeadline(time.Time) error  { return nil }
 
-// dtlsLink is one client's connection above DTLS. A record is one message, of any length: the
-// library's own use of DTLS as a stream ends with the first length that is no multiple of 4.
-type dtlsLink struct {
-	*dtls.Conn
-	remote net.Addr
-	buf    []byte // a read into less than the record is an error that would end the session
+// records gives what a client sends above DTLS. A record is one message, of any length: the library's own use of DTLS as a
+// stream ends with the first length that is no multiple of 4.
+type records struct {
+	conn *dtls.Conn
+	buf  []byte // a read into less than the record is an error that would end the session
 }
 
-func (l *dtlsLink) ReadFrom(p []byte) (int, net.Addr, error) {
+func (r *records) next() ([]byte, bool, error) {
 	for {
-		n, err := l.Read(l.buf)
+		n, err := r.conn.Read(r.buf)
 		if err != nil {
-			return 0, nil, err
+			return nil, false, err
 		}
-		if n <= len(p) {
-			return copy(p, l.buf[:n]), l.remote, nil
+		if n <= maxFrame {
+			return r.buf[:n], false, nil
 		}
 	}
 }
-
-func (l *dtlsLink) WriteTo(p []byte, _ net.Addr) (int, error) { return l.Write(p) }

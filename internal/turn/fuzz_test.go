@@ -12,7 +12,9 @@ import (
 
 	"github.com/pion/stun/v4"
 
+	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/turn/wire"
 )
 
 // A stream of any bytes in pieces of any size gives frames that fit, in the order they came, and
@@ -25,26 +27,25 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte{0x80, 0, 0, 0}, uint8(4))
 	f.Fuzz(func(t *testing.T, in []byte, step uint8) {
 		s := newStream(&pieces{Reader: bytes.NewReader(in), step: max(1, int(step))})
-		rest := in
-		for p := make([]byte, 1600); ; {
-			n, _, err := s.ReadFrom(p)
+		for rest := in; ; {
+			b, _, err := s.next()
 			if err != nil {
-				if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, errFraming) {
+				if !errors.Is(err, io.EOF) && !errors.Is(err, errFraming) {
 					t.Fatal(err)
 				}
-				if len(rest) >= 4 && errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-					if size, padding, err := frame(rest); err == nil && size+padding <= len(rest) {
+				if len(rest) >= 4 && errors.Is(err, io.EOF) {
+					if size, padding, ok := wire.FrameSize(rest); ok && size+padding <= len(rest) {
 						t.Fatalf("a whole frame of %d bytes was left", size)
 					}
 				}
 				return
 			}
-			if n < 4 || n >= maxFrame || !bytes.Equal(p[:n], rest[:n]) {
+			n := len(b)
+			if n < 4 || n >= maxFrame || !bytes.Equal(b, rest[:n]) {
 				t.Fatalf("a frame of %d bytes that was not sent", n)
 			}
-			length := int(binary.BigEndian.Uint16(rest[2:]))
 			if rest[0]>>6 == 1 {
-				n += -length & 3
+				n += -int(binary.BigEndian.Uint16(rest[2:])) & 3
 			}
 			rest = rest[n:]
 		}
@@ -60,51 +61,47 @@ type pieces struct {
 func (p *pieces) Read(b []byte) (int, error) { return p.Reader.Read(b[:min(len(b), p.step)]) }
 func (p *pieces) RemoteAddr() net.Addr       { return &net.TCPAddr{} }
 
-// Whatever a client sends, the gate neither panics nor takes it for somebody's request.
-func FuzzGate(f *testing.F) {
+// Whatever a client sends, the engine neither panics nor takes it for somebody's request, and an answer to a stranger is
+// short.
+func FuzzEngine(f *testing.F) {
 	secret := "a secret of the test"
 	user, credential := auth.MintTURN(secret, alpha, time.Unix(4e9, 0))
 	key := stun.NewLongTermIntegrity(user, realm, credential)
+	from := netip.MustParseAddrPort("192.0.2.1:9")
+	s := New(discard(), nil)
+	s.realm, s.realmBytes, s.relayIP, s.limits = realm, []byte(realm), netip.MustParseAddr("127.0.0.1"), Limits{}.orDefaults()
+	s.answers, s.failures, s.nonces = newBudget(1e9, 1e9), newBudget(1e9, 1e9), newNonces()
+	s.draining.Store(true) // nothing is opened
+	s.table.Store(&map[orama.NamespaceID]*tenant{alpha: newTenant(alpha, secret)})
+	nonce := stun.NewNonce(string(s.nonces.put(nil, false, transportUDP, from, s.now())))
 	for _, method := range []stun.Method{
 		stun.MethodAllocate, stun.MethodRefresh, stun.MethodCreatePermission, stun.MethodChannelBind, stun.MethodConnect, stun.MethodBinding,
 	} {
 		m := stun.MustBuild(stun.TransactionID, stun.NewType(method, stun.ClassRequest), requestedTransport(protoUDP), seconds(0),
-			peer(netip.MustParseAddrPort("10.0.0.1:1")), stun.NewUsername(user), stun.NewRealm(realm), stun.NewNonce("n"), key)
+			peer(netip.MustParseAddrPort("10.0.0.1:1")), stun.NewUsername(user), stun.NewRealm(realm), nonce, key)
 		f.Add(m.Raw)
 	}
 	f.Add([]byte{0x40, 0, 0, 0})
 	f.Add(append([]byte{0, 0x16, 0, 0, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		s := New(discard(), nil)
-		s.realm, s.relayIP, s.limits = realm, netip.MustParseAddr("127.0.0.1"), Limits{}.orDefaults()
-		s.answers = newBudget(1, 1)
-		s.setTenants(nil, endRemoved)
-		one := newTenant(alpha, secret)
-		s.tenants()[alpha] = one
-		sink := &sink{}
-		g := newGate(s, transportUDP, sink)
-		g.replays = newReplays()
-		passed := g.admit(in, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9})
-		q := g.current
-		if q.tenant != nil {
-			m := &stun.Message{Raw: bytes.Clone(in)}
-			if m.Decode() != nil || q.key.Check(m) != nil {
-				t.Fatal("accepted without integrity")
-			}
+		e := &engine{srv: s, transport: transportUDP, replays: newReplays()}
+		answer := e.handle(bytes.Clone(in), &asker{from: from, seat: func(*relay) { t.Fatal("opened while draining") }})
+		if answer == nil {
+			return
 		}
-		if passed && sink.written > 0 {
-			t.Fatal("answered twice")
+		m := &stun.Message{Raw: answer}
+		if err := m.Decode(); err != nil {
+			t.Fatal(err)
 		}
-		g.WriteTo(in, &net.UDPAddr{}) //nolint:errcheck // must not panic either
+		q := &stun.Message{Raw: bytes.Clone(in)}
+		if m.Contains(stun.AttrMessageIntegrity) && (q.Decode() != nil || key.Check(q) != nil) {
+			t.Fatal("signed an answer to somebody else")
+		}
+		if len(answer) > maxFactor*len(in) {
+			t.Fatalf("%d bytes for %d", len(answer), len(in))
+		}
 	})
 }
-
-type sink struct{ written int }
-
-func (s *sink) ReadFrom([]byte) (int, net.Addr, error)    { return 0, nil, net.ErrClosed }
-func (s *sink) WriteTo(p []byte, _ net.Addr) (int, error) { s.written++; return len(p), nil }
-func (s *sink) LocalAddr() net.Addr                       { return &net.UDPAddr{} }
-func (s *sink) Close() error                              { return nil }
 
 // Any bytes for a ClientHello: at most maxHello are kept, and they are the first that came.
 func FuzzClientHello(f *testing.F) {

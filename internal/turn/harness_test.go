@@ -186,7 +186,7 @@ func (h *host) clientAs(transport, user, credential string) *raw {
 	c.read = c.conn.Read
 	if transport != "udp" && transport != "dtls" {
 		framed := newStream(c.conn)
-		c.read = func(p []byte) (int, error) { n, _, err := framed.ReadFrom(p); return n, err }
+		c.read = func(p []byte) (int, error) { b, _, err := framed.next(); return copy(p, b), err }
 	}
 	return c
 }
@@ -221,7 +221,7 @@ func (c *raw) do(method stun.Method, attrs ...stun.Setter) *stun.Message {
 		a := c.answer(m.TransactionID, patience)
 		require.NotNil(c.t, a, "no answer to %s", method)
 		var nonce stun.Nonce
-		if code := errorCode(a); try == 0 && (code == 401 || code == 438) && c.nonce == nil && nonce.GetFrom(a) == nil {
+		if code := errorCode(a); try == 0 && (code == 401 && c.nonce == nil || code == 438) && nonce.GetFrom(a) == nil {
 			c.nonce = nonce
 			continue
 		}
@@ -327,6 +327,21 @@ func (c *raw) sendChannel(channel uint16, data []byte) {
 		b = append(b, make([]byte, -len(data)&3)...)
 	}
 	c.write(b)
+}
+
+// Constants of the formats, for tests that build messages with the library.
+const (
+	stunCookie = 0x2112A442
+	familyIPv6 = 2
+)
+
+// lifetime reads LIFETIME (RFC 8656 section 18.2).
+func lifetime(m *stun.Message) (time.Duration, bool) {
+	v, err := m.Get(stun.AttrLifetime)
+	if err != nil || len(v) != 4 {
+		return 0, false
+	}
+	return time.Duration(binary.BigEndian.Uint32(v)) * time.Second, true
 }
 
 // attr is any attribute.

@@ -46,10 +46,14 @@ type Limits struct {
 	ClientHalfOpenDTLS int
 
 	// Answers is how many UDP answers a second one prefix gets without a valid credential: 200,
-	// in bursts of AnswerBurst, 1000. A spoofed request is answered 3.2 times its size, so this
+	// in bursts of AnswerBurst, 1000. An answer is at most three times as long as its request, so this
 	// keeps what a victim can be sent below 30 kB/s.
 	Answers     float64
 	AnswerBurst float64
+	// Failures is how many wrong credentials a second of one prefix are answered, over any transport: 20, in bursts of
+	// FailureBurst, 200. Guessing gets no further; who has a good credential is not concerned.
+	Failures     float64
+	FailureBurst float64
 }
 
 func (l Limits) orDefaults() Limits {
@@ -67,6 +71,8 @@ func (l Limits) orDefaults() Limits {
 		ClientHalfOpenDTLS: or(l.ClientHalfOpenDTLS, 64),
 		Answers:            or(l.Answers, 200),
 		AnswerBurst:        or(l.AnswerBurst, 1000),
+		Failures:           or(l.Failures, 20),
+		FailureBurst:       or(l.FailureBurst, 200),
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/turn/batch"
 )
 
 // How a client reaches the server, in Status, logs and metrics.
@@ -137,13 +138,34 @@ func (s *Server) handle(c closer, from net.Addr, serve func(*held)) bool {
 	return true
 }
 
-// serveLink lets an engine serve one connection until it ends.
-func (s *Server) serveLink(transport string, l link, h *held) {
-	g := newGate(s, transport, l)
-	h.attach(g)
-	if err := g.serve(); err != nil {
-		s.log.Error("turn: no engine for a connection", "err", err)
-		return
+// openUDP has every worker listen on the address: the kernel spreads the clients over them.
+func (s *Server) openUDP(l *listener, at netip.AddrPort) error {
+	// Without SO_REUSEPORT first: with it, another server on the same port would share our clients unseen.
+	probe, err := batch.Open(at, batch.Options{})
+	if err != nil {
+		return err
 	}
-	<-g.done
+	batch.Close(probe)
+	var doors []*door
+	fail := func(err error) error {
+		for _, d := range doors {
+			batch.Close(d.fd)
+		}
+		return err
+	}
+	for range s.workers {
+		fd, err := batch.Open(at, batch.Options{ReusePort: true, Buffer: socketBuffer})
+		if err != nil {
+			return fail(err)
+		}
+		doors = append(doors, &door{fd: fd, addr: at})
+	}
+	for i, w := range s.workers {
+		if err := w.open(doors[i]); err != nil {
+			return fail(err)
+		}
+	}
+	l.close = func() error { return nil } // the workers close them
+	l.run = func() {}
+	return nil
 }

@@ -13,6 +13,8 @@ const (
 	dropSilent      = "silent"
 	dropBackend     = "no_https_backend"
 	dropDTLSBacklog = "dtls_limit"
+	dropGuessing    = "credential_limit"
+	dropSocket      = "socket_full" // the kernel took no more
 )
 
 // metrics are the server's own counters. What relays move is counted in them and collected when
@@ -34,7 +36,7 @@ func newMetrics() *metrics {
 		dropped: map[string]prometheus.Counter{},
 	}
 	for _, why := range []string{
-		dropMalformed, dropUnexpected, dropLimited, dropConns, dropHandshake, dropHello, dropSilent, dropBackend, dropDTLSBacklog,
+		dropMalformed, dropUnexpected, dropLimited, dropConns, dropHandshake, dropHello, dropSilent, dropBackend, dropDTLSBacklog, dropGuessing, dropSocket,
 	} {
 		m.dropped[why] = m.all.WithLabelValues(why)
 	}
@@ -45,19 +47,21 @@ func newMetrics() *metrics {
 type collector struct{ srv *Server }
 
 var (
-	byFlow      = []string{"namespace", "transport", "direction"}
-	descBytes   = prometheus.NewDesc("orama_turn_relayed_bytes_total", "Payload bytes relayed; up is from the client.", byFlow, nil)
-	descPackets = prometheus.NewDesc("orama_turn_relayed_packets_total", "Packets relayed; up is from the client.", byFlow, nil)
-	descFence   = prometheus.NewDesc("orama_turn_fence_dropped_packets_total", "Packets to (up) or from (down) a peer outside the fence.", byFlow, nil)
-	descEnded   = prometheus.NewDesc("orama_turn_allocations_total", "Relays ever opened.", byFlow[:2], nil)
-	descLiving  = prometheus.NewDesc("orama_turn_allocations", "Relays living.", byFlow[:2], nil)
-	descPorts   = prometheus.NewDesc("orama_turn_relay_ports", "Size of the namespace's relay block.", byFlow[:1], nil)
-	descConns   = prometheus.NewDesc("orama_turn_connections", "TCP, TLS and DTLS connections open.", nil, nil)
+	byFlow          = []string{"namespace", "transport", "direction"}
+	descBytes       = prometheus.NewDesc("orama_turn_relayed_bytes_total", "Payload bytes relayed; up is from the client.", byFlow, nil)
+	descPackets     = prometheus.NewDesc("orama_turn_relayed_packets_total", "Packets relayed; up is from the client.", byFlow, nil)
+	descFence       = prometheus.NewDesc("orama_turn_fence_dropped_packets_total", "Packets to (up) or from (down) a peer outside the fence.", byFlow, nil)
+	descUnpermitted = prometheus.NewDesc("orama_turn_unpermitted_packets_total", "Packets without a permission or channel.", byFlow, nil)
+	descLimited     = prometheus.NewDesc("orama_turn_limited_packets_total", "Packets over a quota, or more than a slow client takes.", byFlow, nil)
+	descEnded       = prometheus.NewDesc("orama_turn_allocations_total", "Relays ever opened.", byFlow[:2], nil)
+	descLiving      = prometheus.NewDesc("orama_turn_allocations", "Relays living.", byFlow[:2], nil)
+	descPorts       = prometheus.NewDesc("orama_turn_relay_ports", "Size of the namespace's relay block.", byFlow[:1], nil)
+	descConns       = prometheus.NewDesc("orama_turn_connections", "TCP, TLS and DTLS connections open.", nil, nil)
 )
 
 // Describe is part of prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descBytes, descPackets, descFence, descEnded, descLiving, descPorts, descConns} {
+	for _, d := range []*prometheus.Desc{descBytes, descPackets, descFence, descUnpermitted, descLimited, descEnded, descLiving, descPorts, descConns} {
 		ch <- d
 	}
 	c.srv.metrics.refused.Describe(ch)
@@ -85,7 +89,9 @@ func (c collector) collectTenant(ch chan<- prometheus.Metric, t *tenant) {
 		}
 		counter(descBytes, s.upBytes, s.downBytes)
 		counter(descPackets, s.upPackets, s.downPackets)
-		counter(descFence, s.droppedOut, s.droppedIn)
+		counter(descFence, s.fencedUp, s.fencedDown)
+		counter(descUnpermitted, s.unpermittedUp, s.unpermittedDown)
+		counter(descLimited, s.limitedUp, s.limitedDown)
 		ch <- prometheus.MustNewConstMetric(descEnded, prometheus.CounterValue, float64(s.relays), ns, transport)
 		ch <- prometheus.MustNewConstMetric(descLiving, prometheus.GaugeValue, float64(living[transport]), ns, transport)
 	}
@@ -99,7 +105,10 @@ func (t *tenant) reading() (sums map[string]totals, living map[string]int, ports
 	for transport, moved := range t.past {
 		sums[transport] = moved
 	}
-	for _, r := range t.relays {
+	for p, r := range t.relays {
+		if p != placeOf(r.socks[0].at) {
+			continue // one with two families is there twice
+		}
 		sums[r.transport] = sums[r.transport].plus(r.totals())
 		living[r.transport]++
 	}

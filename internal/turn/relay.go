@@ -1,14 +1,13 @@
 package turn
 
 import (
-	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"orama.network/orama/internal/fence"
+	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/turn/wire"
 )
 
 // Why a relay ended, in logs and metrics.
@@ -22,41 +21,69 @@ const (
 	endUnleased  = "lease_ended" // of the namespace, on this server
 	endRotated   = "secret_changed"
 	endMoved     = "block_changed"
+	endOperator  = "ended_by_operator"
 	endClosed    = "server_closed"
 )
 
-// relay is one allocation's socket on the relay address, behind its tenant's fence. The library
-// reads it in one goroutine, writes it from the client's reader, and may close it any time.
+// relay is one allocation: a client's 5-tuple, and the sockets on the relay addresses that stand for it. The goroutine
+// that reads the client (a worker, or a connection's) changes what it may talk to; a worker reads its sockets; anybody may
+// end it.
 type relay struct {
 	tenant    *tenant
 	transport string
 	client    netip.AddrPort
-	gate      *gate
+	user      string   // of the Allocate
+	key       wire.Key // of user, for the requests that follow
 	created   time.Time
 	session   time.Time // when Limits.Session is over
+	first     [12]byte  // the Allocate's transaction id, for its retransmissions
+	token     []byte    // RESERVATION-TOKEN that the Allocate was given
+	quota     *quota    // of the client's address
+	charged   bool      // counted against its client
 
-	fenced *fence.Conn // set once by bound, before anybody else sees the relay
-	port   uint16
+	worker *worker
+	socks  []*sock // one, or one for each family
+	port   uint16  // of the first
 
+	// Ways to the client: a UDP socket and address, or a connection's queue.
+	door int
+	to   batch.Addr
+	hint batch.Hint // the worker's
+	out  *outbox    // nil over UDP
+
+	peers     atomic.Pointer[peers]
 	expires   atomic.Int64 // Unix ns; 0 until the Allocate was answered
-	permitted atomic.Bool  // a permission or channel exists
-	deleting  atomic.Bool  // the client is just deleting it
-	disowned  atomic.Bool  // the engine closed it, and so has forgotten it
+	permitted atomic.Bool  // a permission or channel exists, or has
 
-	reason atomic.Pointer[string] // why it ended, when the server decided
+	over   atomic.Bool
+	reason atomic.Pointer[string]
 	once   sync.Once
 
 	swept  uint64    // up.packets at the last sweep; guarded by tenant.mu
 	active time.Time // last sweep that saw the client send; guarded by tenant.mu
 
-	up   flow     // written by the client's reader
+	up   flow     // written by whoever reads the client
 	_    [48]byte // keeps up and down, written by different goroutines, off one cache line
-	down flow     // written by the relay's reader
+	down flow     // written by the worker
 }
 
-// flow counts what was relayed one way: payloads, in bytes.
+// sock is one socket on a relay address.
+type sock struct {
+	relay *relay
+	fd    int
+	at    netip.AddrPort
+
+	// Over a connection two goroutines use fd: the connection's to send, the worker to read and to give the number back.
+	mu   sync.Mutex
+	gone bool // guarded by mu: fd may be somebody else's
+}
+
+// flow counts what was relayed one way: payloads, in bytes; and what was not.
 type flow struct {
 	packets, bytes atomic.Uint64
+	fenced         atomic.Uint64 // packets to or from a peer outside the fence
+	unpermitted    atomic.Uint64 // packets without a permission or channel
+	limited        atomic.Uint64 // packets over a quota, or more than a slow client takes
 }
 
 func (f *flow) add(n int) {
@@ -67,7 +94,9 @@ func (f *flow) add(n int) {
 // totals is a reading of a relay, or the sum of several.
 type totals struct {
 	upPackets, upBytes, downPackets, downBytes uint64
-	droppedIn, droppedOut                      uint64 // by the fence
+	fencedUp, fencedDown                       uint64
+	unpermittedUp, unpermittedDown             uint64
+	limitedUp, limitedDown                     uint64
 	relays                                     uint64 // ended
 }
 
@@ -75,87 +104,52 @@ func (a totals) plus(b totals) totals {
 	return totals{
 		upPackets: a.upPackets + b.upPackets, upBytes: a.upBytes + b.upBytes,
 		downPackets: a.downPackets + b.downPackets, downBytes: a.downBytes + b.downBytes,
-		droppedIn: a.droppedIn + b.droppedIn, droppedOut: a.droppedOut + b.droppedOut,
+		fencedUp: a.fencedUp + b.fencedUp, fencedDown: a.fencedDown + b.fencedDown,
+		unpermittedUp: a.unpermittedUp + b.unpermittedUp, unpermittedDown: a.unpermittedDown + b.unpermittedDown,
+		limitedUp: a.limitedUp + b.limitedUp, limitedDown: a.limitedDown + b.limitedDown,
 		relays: a.relays + b.relays,
 	}
 }
 
 func (r *relay) totals() totals {
-	d := r.fenced.Dropped()
 	return totals{
-		upPackets: r.up.packets.Load(), upBytes: r.up.bytes.Load(),
-		downPackets: r.down.packets.Load(), downBytes: r.down.bytes.Load(),
-		droppedIn: d.In, droppedOut: d.Out, relays: 1,
+		upPackets: r.up.packets.Load(), upBytes: r.up.bytes.Load(), downPackets: r.down.packets.Load(), downBytes: r.down.bytes.Load(),
+		fencedUp: r.up.fenced.Load(), fencedDown: r.down.fenced.Load(),
+		unpermittedUp: r.up.unpermitted.Load(), unpermittedDown: r.down.unpermitted.Load(),
+		limitedUp: r.up.limited.Load(), limitedDown: r.down.limited.Load(),
+		relays: 1,
 	}
 }
 
-func (r *relay) bound(udp *net.UDPConn, port uint16) {
-	r.fenced, r.port = fence.Wrap(udp, &r.tenant.fence), port
-}
-
-// ReadFrom gives what the SFU sends. A datagram that fills p was cut short: it is dropped, for
-// half a packet helps nobody.
-func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
-	for {
-		n, from, err := r.fenced.ReadFrom(p)
-		if err != nil {
-			r.leave()
-			return n, from, err
-		}
-		if n < len(p) {
-			r.down.add(n)
-			return n, from, nil
+// sock is the relay's socket for peers of an address's family; nil without one.
+func (r *relay) sock(ip netip.Addr) *sock {
+	for _, s := range r.socks {
+		if s.at.Addr().Is4() == ip.Is4() {
+			return s
 		}
 	}
-}
-
-// leave ends the engine's reading goroutine when the engine has deleted the allocation already. On
-// an error that goroutine deletes the allocation of its 5-tuple, whichever that is: a client that deletes
-// and allocates again at once would lose the new one. After the link's end the engine needs the error.
-func (r *relay) leave() {
-	if r.disowned.Load() && !r.gate.over.Load() {
-		runtime.Goexit()
-	}
-}
-
-// WriteTo sends what the client sent. It reports success even for what the fence or the kernel
-// refused: no answer goes with a datagram, and the library only formats the error away.
-func (r *relay) WriteTo(p []byte, to net.Addr) (int, error) {
-	if sent, _ := r.fenced.Send(p, to); sent { //nolint:errcheck // see above
-		r.up.add(len(p))
-	}
-	return len(p), nil
-}
-
-// Close is the library's way to end the relay; the reason is worked out from what led here. It is
-// called under the engine's lock, so it waits for nothing.
-func (r *relay) Close() error {
-	r.disowned.Store(true)
-	r.once.Do(r.finish)
 	return nil
 }
 
-// end closes the relay for a reason of the server's own. The library notices by its reader.
+// end closes the relay. When it returns its ports are free, whatever other goroutines still do with it.
 func (r *relay) end(reason string) {
-	r.reason.CompareAndSwap(nil, &reason)
-	r.once.Do(r.finish)
+	r.once.Do(func() {
+		r.reason.Store(&reason)
+		r.over.Store(true)
+		r.close()
+		r.tenant.forget(r)
+		r.worker.srv.relayEnded(r, reason)
+		r.worker.post(func() { r.worker.forget(r) })
+	})
 }
 
-func (r *relay) finish() {
-	r.fenced.Close() //nolint:errcheck // a UDP socket
-	r.gate.forget(r)
-	r.tenant.forget(r)
-	r.gate.srv.relayEnded(r, r.why())
-}
-
-func (r *relay) why() string {
-	switch reason := r.reason.Load(); {
-	case reason != nil:
-		return *reason
-	case r.deleting.Load():
-		return endDeleted
+// close gives the ports back, and leaves the numbers of the descriptors to the worker.
+func (r *relay) close() {
+	for _, s := range r.socks {
+		if err := batch.Replace(s.fd, r.worker.srv.null); err != nil {
+			r.worker.srv.log.Error("turn: a relay's socket could not be closed", "port", s.at.Port(), "err", err)
+		}
 	}
-	return endExpired
 }
 
 // overReason says why the relay should end now; "" when it should not.
@@ -169,8 +163,8 @@ func (r *relay) overReason(now time.Time) string {
 	return ""
 }
 
-// grant answers how long the relay lives from now, at most told, and holds it to that.
-func (r *relay) grant(told time.Duration, now time.Time, l *Limits) time.Duration {
+// grant answers how long the relay lives from now, of the time asked for, and holds it to that.
+func (r *relay) grant(asked time.Duration, now time.Time, l *Limits) time.Duration {
 	limit := l.FirstLifetime
 	if r.permitted.Load() {
 		limit = l.Lifetime
@@ -178,12 +172,7 @@ func (r *relay) grant(told time.Duration, now time.Time, l *Limits) time.Duratio
 	if left := r.session.Sub(now).Truncate(time.Second); left < limit {
 		limit = max(left, time.Second)
 	}
-	granted := min(told, limit)
+	granted := min(max(asked, time.Second), limit)
 	r.expires.Store(now.Add(granted).UnixNano())
 	return granted
 }
-
-func (r *relay) LocalAddr() net.Addr                { return r.fenced.LocalAddr() }
-func (r *relay) SetDeadline(t time.Time) error      { return r.fenced.SetDeadline(t) }
-func (r *relay) SetReadDeadline(t time.Time) error  { return r.fenced.SetReadDeadline(t) }
-func (r *relay) SetWriteDeadline(t time.Time) error { return r.fenced.SetWriteDeadline(t) }

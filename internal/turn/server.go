@@ -7,17 +7,19 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/pion/stun/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/plan"
+	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/turn/wire"
 )
 
 // Server is one host's TURN server. Make it with New; set Ports and Limits, if at all, before the
@@ -36,11 +38,17 @@ type Server struct {
 	now     func() time.Time
 
 	// Set by the first Apply before any listener runs, then never changed.
-	realm    string
-	publicIP netip.Addr
-	relayIP  netip.Addr
-	limits   Limits
-	answers  *budget
+	realm      string
+	realmBytes []byte
+	publicIP   netip.Addr
+	relayIP    netip.Addr
+	limits     Limits
+	answers    *budget // to unproven addresses
+	failures   *budget // of credentials
+	nonces     *nonces
+	null       int // see batch.Null
+	workers    []*worker
+	turn       atomic.Uint32 // whose turn among the workers it is
 
 	// Swapped by later Applies under mu, read without it.
 	table   atomic.Pointer[map[orama.NamespaceID]*tenant]
@@ -49,7 +57,7 @@ type Server struct {
 
 	draining atomic.Bool
 	clients  tally    // relays by client
-	relays   head     // relays that the engines still know
+	relays   head     // living relays
 	conns    registry // TCP, TLS and DTLS connections
 
 	ctx    context.Context // ends with Close
@@ -119,14 +127,21 @@ func (s *Server) Apply(spec plan.TURNSpec) error {
 	return nil
 }
 
-// start binds the listeners and sets them going.
-func (s *Server) start(spec plan.TURNSpec) error {
+// start makes the workers, binds the listeners and sets all going.
+func (s *Server) start(spec plan.TURNSpec) (err error) {
 	s.limits = s.Limits.orDefaults()
 	s.answers = newBudget(s.limits.Answers, s.limits.AnswerBurst)
-	s.realm, s.publicIP, s.relayIP = spec.Realm, spec.PublicIP, spec.RelayIP
+	s.failures = newBudget(s.limits.Failures, s.limits.FailureBurst)
+	s.nonces = newNonces()
+	s.realm, s.publicIP, s.relayIP = cutRealm(spec.Realm), spec.PublicIP, spec.RelayIP
+	s.realmBytes = []byte(s.realm)
 	s.backend.Store(&httpsBackend{spec.HTTPSBackend, spec.HTTPSProxy})
+	if err := s.makeWorkers(); err != nil {
+		return err
+	}
 	bound, err := s.bind(spec.PublicIP, s.Ports.orStandard(), spec.NoTCP443)
 	if err != nil {
+		s.closeWorkers()
 		return err
 	}
 	s.listeners, s.configured = bound, true
@@ -137,10 +152,51 @@ func (s *Server) start(spec plan.TURNSpec) error {
 		}
 		s.wg.Go(l.run)
 	}
+	for _, w := range s.workers {
+		s.wg.Go(w.run)
+	}
 	s.wg.Go(s.sweep)
 	go s.scribe.run()
 	return nil
 }
+
+// cutRealm shortens a realm that would make the answer to a browser's first request longer than maxFactor allows. A realm
+// is any text; clients repeat what they are told.
+func cutRealm(realm string) string {
+	const firstAllocate = wire.HeaderSize + 8 // with REQUESTED-TRANSPORT, which every one has
+	const room = maxFactor*firstAllocate - (wire.HeaderSize + 8) - (4 + nonceSize) - 4
+	return realm[max(0, len(realm)-room&^3):]
+}
+
+// maxWorkers bounds the workers: past it the kernel's own locks cost more than another one brings.
+const maxWorkers = 16
+
+func (s *Server) makeWorkers() (err error) {
+	if s.null, err = batch.Null(); err != nil {
+		return err
+	}
+	for range min(runtime.GOMAXPROCS(0), maxWorkers) {
+		w, err := newWorker(s)
+		if err != nil {
+			s.closeWorkers()
+			return err
+		}
+		s.workers = append(s.workers, w)
+	}
+	return nil
+}
+
+// closeWorkers gives back what they hold. They do not run.
+func (s *Server) closeWorkers() {
+	for _, w := range s.workers {
+		w.close()
+	}
+	s.workers = nil
+	batch.Close(s.null)
+}
+
+// someWorker spreads connections over the workers.
+func (s *Server) someWorker() *worker { return s.workers[int(s.turn.Add(1))%len(s.workers)] }
 
 // setTenants publishes the new table first, so that no relay is opened under an old secret after
 // the old ones were ended. Sockets of ended relays are closed before it returns, so a block may pass
@@ -183,12 +239,17 @@ func (s *Server) retire(t, successor *tenant, removed string) {
 
 func (s *Server) tenants() map[orama.NamespaceID]*tenant { return *s.table.Load() }
 
-func (s *Server) family() byte {
-	if s.relayIP.Is4() {
-		return familyIPv4
+// relayAddress is where relays of an address's family are; invalid where there are none.
+func (s *Server) relayAddress(family netip.Addr) netip.Addr {
+	if s.relayIP.Is4() == family.Is4() {
+		return s.relayIP
 	}
-	return familyIPv6
+	return netip.Addr{}
 }
+
+// alternate is another server of a tenant that a client may use instead, for the transports that need no certificate's
+// name; invalid for none.
+func (s *Server) alternate(*tenant, netip.Addr, string) netip.AddrPort { return netip.AddrPort{} }
 
 // clientCap is how many relays an address may hold; 0 is without a cap of its own. Only this machine
 // can send from a loopback address, and a local cluster's clients all share one.
@@ -199,18 +260,13 @@ func (s *Server) clientCap(ip netip.Addr) int {
 	return s.limits.ClientRelays
 }
 
-func (s *Server) atClientCap(ip netip.Addr) bool {
-	limit := s.clientCap(ip)
-	return limit > 0 && s.clients.of(clientOf(ip)) >= limit
-}
-
-// open gives r its socket, or says why not.
-func (s *Server) open(r *relay) (reason string, err error) {
+// open gives r its sockets, or says why not.
+func (s *Server) open(r *relay, w wish) (reason string, err error) {
 	who := clientOf(r.client.Addr())
 	if !s.clients.take(who, s.clientCap(r.client.Addr()), 0) {
 		return refuseClientCap, errRefused
 	}
-	if err := r.tenant.open(r, s.relayIP, s.now(), s.limits.Idle); err != nil {
+	if err := r.tenant.open(r, w, s.now(), s.limits.Idle); err != nil {
 		s.clients.give(who)
 		return openReason(err), err
 	}
@@ -219,28 +275,19 @@ func (s *Server) open(r *relay) (reason string, err error) {
 	return "", nil
 }
 
-func openReason(err error) string {
-	switch {
-	case errors.Is(err, errBlockFull):
-		return refuseBlock
-	case errors.Is(err, errTenantGone):
-		return refuseUnknown
-	}
-	return refuseBind
-}
-
 // relayEnded is called once for each relay that open gave a socket.
 func (s *Server) relayEnded(r *relay, why string) {
 	s.clients.give(clientOf(r.client.Addr()))
+	s.relays.leave()
 	sum := r.totals()
 	s.scribe.say("turn: relay ended", "namespace", r.tenant.id, "client", r.client, "transport", r.transport, "port", r.port,
 		"reason", why, "lived", s.now().Sub(r.created).Round(time.Millisecond),
 		"up_packets", sum.upPackets, "up_bytes", sum.upBytes, "down_packets", sum.downPackets, "down_bytes", sum.downBytes,
-		"fenced", sum.droppedIn+sum.droppedOut)
+		"fenced", sum.fencedUp+sum.fencedDown)
 }
 
 // refused counts and logs a refusal. Strangers can cause these, so lines are limited by reason.
-func (s *Server) refused(ns orama.NamespaceID, transport string, from netip.AddrPort, method stun.Method, reason string) {
+func (s *Server) refused(ns orama.NamespaceID, transport string, from netip.AddrPort, method wire.Method, reason string) {
 	s.metrics.refused.WithLabelValues(string(ns), reason).Inc()
 	if ok, unsaid := s.lines.allow(reason, s.now()); ok {
 		s.scribe.say("turn: refused", "namespace", ns, "client", from, "transport", transport,
@@ -297,9 +344,12 @@ func (s *Server) Close() error {
 		}
 	}
 	s.conns.closeAll()
+	for _, w := range s.workers {
+		w.stop()
+	}
 	s.wg.Wait()
-	s.relays.wait(context.Background())
 	if s.configured {
+		s.closeWorkers()
 		s.scribe.close()
 	}
 	if s.reg != nil {

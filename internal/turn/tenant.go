@@ -1,44 +1,79 @@
 package turn
 
 import (
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
-	"net"
+	mathrand "math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/fence"
+	"orama.network/orama/internal/turn/batch"
 )
 
 // tenant is one namespace on this server, under one secret: a changed secret is a new tenant.
 type tenant struct {
 	id     orama.NamespaceID
 	secret string
-	fence  fence.Set // shared by all its relays; replaced while they live
+	fence  fence.Set             // shared by all its relays; replaced while they live
+	quota  atomic.Pointer[quota] // of payload, in both directions; nil: no limit
 
-	mu     sync.Mutex // guards the following
-	block  orama.PortRange
-	relays map[uint16]*relay // living ones, by port
-	closed bool              // revoked: opens no more relays
-	past   map[string]totals // what ended relays moved, by transport
+	mu       sync.Mutex // guards the following
+	block    orama.PortRange
+	relays   map[place]*relay       // living ones
+	reserved map[place]*reservation // ports kept for a RESERVATION-TOKEN
+	closed   bool                   // revoked: opens no more relays
+	past     map[string]totals      // what ended relays moved, by transport
 }
+
+// place is one relay port.
+type place struct {
+	six  bool
+	port uint16
+}
+
+// reservation is a port that waits for the Allocate with its token (RFC 8656 section 7.2: 30 s).
+type reservation struct {
+	fd      int
+	at      netip.AddrPort
+	token   [8]byte
+	user    string // whose it is
+	expires time.Time
+}
+
+const (
+	reservationLives = 30 * time.Second
+	// maxReserved bounds reservations: each holds a port of the block.
+	maxReserved = 16
+)
 
 var (
 	errTenantGone = errors.New("turn: the namespace is no longer served here")
 	errBlockFull  = errors.New("turn: every relay port of the namespace is in use")
+	errNoToken    = errors.New("turn: no such reservation")
 )
 
 func newTenant(id orama.NamespaceID, secret string) *tenant {
-	return &tenant{id: id, secret: secret, relays: map[uint16]*relay{}, past: map[string]totals{}}
+	return &tenant{id: id, secret: secret, relays: map[place]*relay{}, reserved: map[place]*reservation{}, past: map[string]totals{}}
 }
 
-// open binds a socket on a free port of the tenant's block for r. In a full block the relay
-// whose client has been silent longest, at least idle, gives way.
-func (t *tenant) open(r *relay, ip netip.Addr, now time.Time, idle time.Duration) error {
-	err := t.bind(r, ip)
+// wish is what an Allocate asks for.
+type wish struct {
+	ips   []netip.Addr // a socket on each of these relay addresses
+	even  bool         // an even port, of the first
+	next  bool         // and the one after it kept for somebody with the token
+	token []byte       // a port that was kept
+}
+
+// open binds r's sockets on free ports of the tenant's block. In a full block the relay whose client has been silent
+// longest, at least idle, gives way.
+func (t *tenant) open(r *relay, w wish, now time.Time, idle time.Duration) error {
+	err := t.bind(r, w, now)
 	if !errors.Is(err, errBlockFull) {
 		return err
 	}
@@ -47,35 +82,115 @@ func (t *tenant) open(r *relay, ip netip.Addr, now time.Time, idle time.Duration
 		return err
 	}
 	victim.end(endReclaimed)
-	return t.bind(r, ip)
+	return t.bind(r, w, now)
 }
 
-// maxPortsTried bounds how many ports that other processes hold one Allocate may run into.
-const maxPortsTried = 64
-
-func (t *tenant) bind(r *relay, ip netip.Addr) error {
+func (t *tenant) bind(r *relay, w wish, now time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return errTenantGone
 	}
-	start, tried := rand.IntN(int(t.block.Count)), 0 //nolint:gosec // seeded by the system and unpredictable; and a port is no secret
-	for i := range int(t.block.Count) {
-		port := t.block.First + uint16((start+i)%int(t.block.Count))
-		if t.relays[port] != nil {
-			continue
-		}
-		udp, err := net.ListenUDP(network("udp", ip), net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, port)))
-		if err == nil {
-			r.bound(udp, port)
-			t.relays[port] = r
-			return nil
-		}
-		if tried++; !errors.Is(err, syscall.EADDRINUSE) || tried == maxPortsTried {
+	for _, ip := range w.ips {
+		fd, at, err := t.bindLocked(r, ip, &w, len(r.socks) == 0, now)
+		if err != nil {
+			for _, s := range r.socks {
+				batch.Close(s.fd)
+			}
+			r.socks = nil
 			return err
 		}
+		r.socks = append(r.socks, &sock{relay: r, fd: fd, at: at})
 	}
-	return errBlockFull
+	r.port = r.socks[0].at.Port()
+	for _, s := range r.socks {
+		t.relays[placeOf(s.at)] = r
+	}
+	return nil
+}
+
+func placeOf(at netip.AddrPort) place { return place{at.Addr().Is6(), at.Port()} }
+
+// relayOptions are those of every relay socket.
+var relayOptions = batch.Options{Errors: true, Fragment: true}
+
+// maxPortsTried bounds how many ports that other processes hold one Allocate may run into.
+const maxPortsTried = 64
+
+func (t *tenant) bindLocked(r *relay, ip netip.Addr, w *wish, first bool, now time.Time) (int, netip.AddrPort, error) {
+	if first && w.token != nil {
+		return t.redeemLocked(w.token, r.user, ip, now)
+	}
+	if t.block.Count == 0 {
+		return -1, netip.AddrPort{}, errBlockFull
+	}
+	start, tried := mathrand.IntN(int(t.block.Count)), 0 //nolint:gosec // seeded by the system and unpredictable; and a port is no secret
+	for i := range int(t.block.Count) {
+		at := netip.AddrPortFrom(ip, t.block.First+uint16((start+i)%int(t.block.Count))) //nolint:gosec // inside the block
+		if t.takenLocked(at) || first && w.even && at.Port()%2 != 0 || first && w.next && !t.freeAfterLocked(at) {
+			continue
+		}
+		fd, err := batch.Open(at, relayOptions)
+		if err == nil && first && w.next {
+			if err = t.reserveLocked(r, after(at), now); err != nil {
+				batch.Close(fd)
+			}
+		}
+		if err == nil {
+			return fd, at, nil
+		}
+		if tried++; !errors.Is(err, syscall.EADDRINUSE) || tried == maxPortsTried {
+			return -1, netip.AddrPort{}, err
+		}
+	}
+	return -1, netip.AddrPort{}, errBlockFull
+}
+
+func after(at netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(at.Addr(), at.Port()+1) }
+
+func (t *tenant) takenLocked(at netip.AddrPort) bool {
+	return t.relays[placeOf(at)] != nil || t.reserved[placeOf(at)] != nil
+}
+
+func (t *tenant) freeAfterLocked(at netip.AddrPort) bool {
+	next := after(at)
+	return t.block.Contains(next.Port()) && !t.takenLocked(next)
+}
+
+// reserveLocked keeps a port for whoever shows the token that r is given.
+func (t *tenant) reserveLocked(r *relay, at netip.AddrPort, now time.Time) error {
+	if len(t.reserved) >= maxReserved {
+		return errBlockFull
+	}
+	fd, err := batch.Open(at, relayOptions)
+	if err != nil {
+		return err
+	}
+	kept := &reservation{fd: fd, at: at, user: r.user, expires: now.Add(reservationLives)}
+	rand.Read(kept.token[:]) //nolint:errcheck // never fails since Go 1.24
+	t.reserved[placeOf(at)] = kept
+	r.token = kept.token[:]
+	return nil
+}
+
+func (t *tenant) redeemLocked(token []byte, user string, ip netip.Addr, now time.Time) (int, netip.AddrPort, error) {
+	for p, kept := range t.reserved {
+		if string(kept.token[:]) == string(token) && kept.user == user && kept.at.Addr() == ip && now.Before(kept.expires) {
+			delete(t.reserved, p)
+			return kept.fd, kept.at, nil
+		}
+	}
+	return -1, netip.AddrPort{}, errNoToken
+}
+
+// dropReservedLocked gives kept ports back: those whose time is over, or all.
+func (t *tenant) dropReservedLocked(which func(*reservation) bool) {
+	for p, kept := range t.reserved {
+		if which(kept) {
+			delete(t.reserved, p)
+			batch.Close(kept.fd)
+		}
+	}
 }
 
 func (t *tenant) stalest(before time.Time) *relay {
@@ -90,15 +205,16 @@ func (t *tenant) stalest(before time.Time) *relay {
 	return found
 }
 
-// forget takes an ended relay out and keeps what it moved. Its socket must be closed: from now
-// on the port may be bound again.
+// forget takes an ended relay out and keeps what it moved. Its sockets must be closed: from now on the ports may be bound
+// again.
 func (t *tenant) forget(r *relay) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.relays[r.port] != r {
-		return
+	for _, s := range r.socks {
+		if t.relays[placeOf(s.at)] == r {
+			delete(t.relays, placeOf(s.at))
+		}
 	}
-	delete(t.relays, r.port)
 	t.past[r.transport] = t.past[r.transport].plus(r.totals())
 }
 
@@ -106,14 +222,18 @@ func (t *tenant) forget(r *relay) {
 func (t *tenant) move(block orama.PortRange) {
 	t.mu.Lock()
 	t.block = block
+	t.dropReservedLocked(func(kept *reservation) bool { return !block.Contains(kept.at.Port()) })
 	t.mu.Unlock()
-	t.endAll(endMoved, func(r *relay) bool { return !block.Contains(r.port) })
+	t.endAll(endMoved, func(r *relay) bool {
+		return slices.ContainsFunc(r.socks, func(s *sock) bool { return !block.Contains(s.at.Port()) })
+	})
 }
 
 // revoke ends every relay and opens no more.
 func (t *tenant) revoke(reason string) {
 	t.mu.Lock()
 	t.closed = true
+	t.dropReservedLocked(func(*reservation) bool { return true })
 	t.mu.Unlock()
 	t.endAll(reason, func(*relay) bool { return true })
 }
@@ -126,12 +246,15 @@ func (t *tenant) endAll(reason string, which func(*relay) bool) {
 	}
 }
 
+// list is every living relay, once.
 func (t *tenant) list() []*relay {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := make([]*relay, 0, len(t.relays))
-	for _, r := range t.relays {
-		list = append(list, r)
+	for p, r := range t.relays {
+		if p == placeOf(r.socks[0].at) {
+			list = append(list, r)
+		}
 	}
 	return list
 }
@@ -140,7 +263,11 @@ func (t *tenant) list() []*relay {
 func (t *tenant) sweep(now time.Time) {
 	var over []*relay
 	t.mu.Lock()
-	for _, r := range t.relays {
+	t.dropReservedLocked(func(kept *reservation) bool { return !now.Before(kept.expires) })
+	for p, r := range t.relays {
+		if p != placeOf(r.socks[0].at) {
+			continue
+		}
 		if n := r.up.packets.Load(); n != r.swept {
 			r.swept, r.active = n, now
 		}
