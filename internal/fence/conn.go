@@ -59,8 +59,7 @@ func (c *Conn) WriteTo(p []byte, addr net.Addr) (int, error) {
 // Send is WriteTo for callers that count: it reports whether the packet left.
 func (c *Conn) Send(p []byte, addr net.Addr) (bool, error) {
 	ap := addrPort(addr)
-	peer := c.set.peer(ap)
-	if peer == nil {
+	if !c.set.Allows(ap) {
 		c.out.Add(1)
 		return false, nil
 	}
@@ -68,7 +67,7 @@ func (c *Conn) Send(p []byte, addr net.Addr) (bool, error) {
 	if c.udp != nil {
 		_, err = c.udp.WriteToUDPAddrPort(p, normal(ap))
 	} else {
-		_, err = c.PacketConn.WriteTo(p, peer)
+		_, err = c.PacketConn.WriteTo(p, net.UDPAddrFromAddrPort(normal(ap)))
 	}
 	return err == nil, err
 }

@@ -1,6 +1,7 @@
 // Package fence is the tenant boundary of the relay: the exact addresses and ports that one
-// tenant's relay sockets may talk to, and a net.PacketConn that drops everything else in both
-// directions. It uses the standard library only, opens no socket and knows no TURN.
+// tenant's relay sockets may talk to, or for a relay that stands alone rules by prefix and port, and a
+// net.PacketConn that drops everything else in both directions. It uses the standard library only, opens
+// no socket and knows no TURN.
 package fence
 
 import (
@@ -21,16 +22,25 @@ type Set struct {
 type table struct {
 	peers map[netip.AddrPort]*net.UDPAddr
 	ips   map[netip.Addr]struct{}
+	rules []compiled
 }
 
 // Replace makes allow the whole set. If any entry is one that may never be allowed (see Check)
 // nothing is changed and the error says which.
-func (s *Set) Replace(allow []netip.AddrPort) error {
+func (s *Set) Replace(allow []netip.AddrPort) error { return s.ReplaceRules(allow, nil) }
+
+// ReplaceRules makes the set what exact and rules allow together. If any of them is one that may never be
+// allowed (see Check and CheckRule) nothing is changed and the error says which.
+func (s *Set) ReplaceRules(exact []netip.AddrPort, rules []Rule) error {
 	t := &table{
-		peers: make(map[netip.AddrPort]*net.UDPAddr, len(allow)),
-		ips:   make(map[netip.Addr]struct{}, len(allow)),
+		peers: make(map[netip.AddrPort]*net.UDPAddr, len(exact)),
+		ips:   make(map[netip.Addr]struct{}, len(exact)),
 	}
-	for _, ap := range allow {
+	var err error
+	if t.rules, err = compile(rules); err != nil {
+		return err
+	}
+	for _, ap := range exact {
 		if err := Check(ap); err != nil {
 			return err
 		}
@@ -58,7 +68,14 @@ func Check(ap netip.AddrPort) error {
 
 // Allows reports whether exactly this address and port are in the set. IPv4-mapped IPv6
 // addresses are the IPv4 addresses they map.
-func (s *Set) Allows(ap netip.AddrPort) bool { return s.peer(ap) != nil }
+func (s *Set) Allows(ap netip.AddrPort) bool {
+	t := s.table.Load()
+	if t == nil || ap.Port() == 0 {
+		return false
+	}
+	ap = normal(ap)
+	return t.peers[ap] != nil || t.match(ap.Addr(), ap.Port())
+}
 
 // AllowsIP reports whether some port of the address is in the set. It is for permission
 // requests, which carry no meaningful port (RFC 8656 section 9.2); packets are still held to
@@ -68,16 +85,24 @@ func (s *Set) AllowsIP(ip netip.Addr) bool {
 	if t == nil {
 		return false
 	}
-	_, ok := t.ips[ip.Unmap()]
-	return ok
+	ip = ip.Unmap()
+	if _, ok := t.ips[ip]; ok {
+		return true
+	}
+	return t.match(ip, 0)
 }
 
+// peer is the address of an allowed peer as a net.Addr; for an exact entry it is the set's own.
 func (s *Set) peer(ap netip.AddrPort) *net.UDPAddr {
 	t := s.table.Load()
 	if t == nil {
 		return nil
 	}
-	return t.peers[normal(ap)]
+	ap = normal(ap)
+	if p := t.peers[ap]; p != nil || ap.Port() == 0 || !t.match(ap.Addr(), ap.Port()) {
+		return p
+	}
+	return net.UDPAddrFromAddrPort(ap)
 }
 
 func (t *table) allows(ap netip.AddrPort) bool { return t.peers[normal(ap)] != nil }

@@ -1,10 +1,12 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/fence"
 )
 
 // TURNSpec is all that a host's TURN process needs to know. It is handed over whole, over
@@ -25,9 +27,51 @@ type TURNSpec struct {
 // TenantSpec is one namespace on a TURN server.
 type TenantSpec struct {
 	Namespace orama.NamespaceID `json:"namespace"`
-	Secret    string            `json:"secret"` // base64url text; its bytes are the HMAC key
-	Relay     orama.PortRange   `json:"relay"`  // relay sockets are bound inside this block
-	Allow     []netip.AddrPort  `json:"allow"`  // the fence: exactly the SFU media sockets of the namespace
+	Secret    string            `json:"secret"`          // base64url text; its bytes are the HMAC key
+	Relay     orama.PortRange   `json:"relay"`           // relay sockets are bound inside this block
+	Allow     []netip.AddrPort  `json:"allow"`           // the fence: exactly the SFU media sockets of the namespace
+	Rules     []fence.Rule      `json:"rules,omitempty"` // the fence of a relay that stands alone, beside Allow
+	Limits    TenantLimits      `json:"limits,omitzero"`
+}
+
+// TenantLimits are a tenant's quotas on one TURN server; 0 is the server's own, or none. Bytes are those of payloads, both
+// directions together.
+type TenantLimits struct {
+	Allocations    int   `json:"allocations,omitempty"` // relays living at once
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
+	BurstBytes     int64 `json:"burst_bytes,omitempty"` // that may go at once after a pause
+
+	// The same for each client address of the tenant.
+	ClientAllocations    int   `json:"client_allocations,omitempty"`
+	ClientBytesPerSecond int64 `json:"client_bytes_per_second,omitempty"`
+	ClientBurstBytes     int64 `json:"client_burst_bytes,omitempty"`
+}
+
+// Bounds of TenantLimits: as many relays as there are ports, and a terabyte.
+const (
+	maxLimitAllocations = 1 << 16
+	maxLimitBytes       = 1 << 40
+)
+
+// Check refuses limits that are negative or beyond what any machine can do, which are mistyped.
+func (l TenantLimits) Check() error {
+	for _, c := range []struct {
+		name string
+		v    int64
+		most int64
+	}{
+		{"allocations", int64(l.Allocations), maxLimitAllocations},
+		{"bytes_per_second", l.BytesPerSecond, maxLimitBytes},
+		{"burst_bytes", l.BurstBytes, maxLimitBytes},
+		{"client_allocations", int64(l.ClientAllocations), maxLimitAllocations},
+		{"client_bytes_per_second", l.ClientBytesPerSecond, maxLimitBytes},
+		{"client_burst_bytes", l.ClientBurstBytes, maxLimitBytes},
+	} {
+		if c.v < 0 || c.v > c.most {
+			return fmt.Errorf("%s is 0 to %d, not %d", c.name, c.most, c.v)
+		}
+	}
+	return nil
 }
 
 // SFUSpec is all that one namespace's SFU process on one node needs to know, handed over likewise.

@@ -8,10 +8,16 @@ type Ports struct {
 	TCP   uint16 // 3478: TURN over TCP
 	TLS   uint16 // 5349: TURN over TLS
 	HTTPS uint16 // 443: DTLS on UDP; TLS shared with HTTPS on TCP
+
+	NoUDP, NoTCP, NoTLS, NoDTLS, NoHTTPS bool // listeners to leave out; NoHTTPS is TLS on the port that is shared
+
+	// Unshared: TLS on the HTTPS port is TURN whatever name a client asks for.
+	Unshared bool
 }
 
 func (p Ports) orStandard() Ports {
-	return Ports{UDP: or(p.UDP, 3478), TCP: or(p.TCP, 3478), TLS: or(p.TLS, 5349), HTTPS: or(p.HTTPS, 443)}
+	p.UDP, p.TCP, p.TLS, p.HTTPS = or(p.UDP, 3478), or(p.TCP, 3478), or(p.TLS, 5349), or(p.HTTPS, 443)
+	return p
 }
 
 // Limits bound what strangers and clients can make the server spend. 0 means the default.

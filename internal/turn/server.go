@@ -210,7 +210,7 @@ func (s *Server) setTenants(specs []plan.TenantSpec, removed string) {
 			t = newTenant(spec.Namespace, spec.Secret)
 			t.move(spec.Relay)
 		}
-		if err := t.fence.Replace(spec.Allow); err != nil {
+		if err := t.fence.ReplaceRules(spec.Allow, spec.Rules); err != nil {
 			s.log.Error("turn: a checked fence was refused", "namespace", spec.Namespace, "err", err)
 			t.fence.Replace(nil) //nolint:errcheck // an empty list is never refused
 		}

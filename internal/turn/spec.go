@@ -62,7 +62,15 @@ func checkTenant(t plan.TenantSpec) error {
 			return err
 		}
 	}
-	return nil
+	if len(t.Rules) > fence.MaxRules {
+		return fmt.Errorf("%d rules are too many; %d may be", len(t.Rules), fence.MaxRules)
+	}
+	for _, r := range t.Rules {
+		if err := fence.CheckRule(r); err != nil {
+			return fmt.Errorf("rule %s: %w", r, err)
+		}
+	}
+	return t.Limits.Check()
 }
 
 func overlap(a, b orama.PortRange) bool {
