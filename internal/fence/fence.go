@@ -1,26 +1,23 @@
 // Package fence is the tenant boundary of the relay: the exact addresses and ports that one
-// tenant's relay sockets may talk to, or for a relay that stands alone rules by prefix and port, and a
-// net.PacketConn that drops everything else in both directions. It uses the standard library only, opens
-// no socket and knows no TURN.
+// tenant's relay sockets may talk to, or for a relay that stands alone rules by prefix and port. It uses
+// the standard library only, opens no socket and knows no TURN: who moves packets asks for each of them.
 package fence
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"sync/atomic"
 )
 
 // Set is which peers a tenant may reach. The zero value allows nobody. It may be replaced while
-// connections use it: each packet sees either the old set or the new one, never a mixture.
+// it is asked: each packet sees either the old set or the new one, never a mixture.
 type Set struct {
 	table atomic.Pointer[table]
 }
 
-// table is immutable once published. The addresses are kept as the pointers that reads hand
-// out, so that a packet costs no allocation; nobody may write through them.
+// table is immutable once published.
 type table struct {
-	peers map[netip.AddrPort]*net.UDPAddr
+	peers map[netip.AddrPort]struct{}
 	ips   map[netip.Addr]struct{}
 	rules []compiled
 }
@@ -33,7 +30,7 @@ func (s *Set) Replace(allow []netip.AddrPort) error { return s.ReplaceRules(allo
 // allowed (see Check and CheckRule) nothing is changed and the error says which.
 func (s *Set) ReplaceRules(exact []netip.AddrPort, rules []Rule) error {
 	t := &table{
-		peers: make(map[netip.AddrPort]*net.UDPAddr, len(exact)),
+		peers: make(map[netip.AddrPort]struct{}, len(exact)),
 		ips:   make(map[netip.Addr]struct{}, len(exact)),
 	}
 	var err error
@@ -45,7 +42,7 @@ func (s *Set) ReplaceRules(exact []netip.AddrPort, rules []Rule) error {
 			return err
 		}
 		ap = normal(ap)
-		t.peers[ap] = net.UDPAddrFromAddrPort(ap)
+		t.peers[ap] = struct{}{}
 		t.ips[ap.Addr()] = struct{}{}
 	}
 	s.table.Store(t)
@@ -70,11 +67,16 @@ func Check(ap netip.AddrPort) error {
 // addresses are the IPv4 addresses they map.
 func (s *Set) Allows(ap netip.AddrPort) bool {
 	t := s.table.Load()
-	if t == nil || ap.Port() == 0 {
+	return t != nil && t.allows(ap)
+}
+
+func (t *table) allows(ap netip.AddrPort) bool {
+	if ap.Port() == 0 {
 		return false
 	}
 	ap = normal(ap)
-	return t.peers[ap] != nil || t.match(ap.Addr(), ap.Port())
+	_, exact := t.peers[ap]
+	return exact || t.match(ap.Addr(), ap.Port())
 }
 
 // AllowsIP reports whether some port of the address is in the set. It is for permission
@@ -92,27 +94,6 @@ func (s *Set) AllowsIP(ip netip.Addr) bool {
 	return t.match(ip, 0)
 }
 
-// peer is the address of an allowed peer as a net.Addr; for an exact entry it is the set's own.
-func (s *Set) peer(ap netip.AddrPort) *net.UDPAddr {
-	t := s.table.Load()
-	if t == nil {
-		return nil
-	}
-	ap = normal(ap)
-	if p := t.peers[ap]; p != nil || ap.Port() == 0 || !t.match(ap.Addr(), ap.Port()) {
-		return p
-	}
-	return net.UDPAddrFromAddrPort(ap)
-}
-
-func (t *table) allows(ap netip.AddrPort) bool { return t.peers[normal(ap)] != nil }
-
 func normal(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}
-
-// Counts is what a Conn has dropped, in packets.
-type Counts struct {
-	In  uint64 // from the network, not handed to the reader
-	Out uint64 // from the writer, not sent
 }

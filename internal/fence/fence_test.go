@@ -1,12 +1,10 @@
 package fence_test
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -106,72 +104,6 @@ func TestSetIsTheListItWasGiven(t *testing.T) {
 	})
 }
 
-func udp(t *testing.T, ip string) *net.UDPConn {
-	t.Helper()
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(ip)})
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-func at(c *net.UDPConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
-
-// plain hides that a connection is a *net.UDPConn, so that the general path is taken.
-type plain struct{ net.PacketConn }
-
-func TestConnBothDirections(t *testing.T) {
-	for name, wrap := range map[string]func(c *net.UDPConn) net.PacketConn{
-		"udp":   func(c *net.UDPConn) net.PacketConn { return c },
-		"plain": func(c *net.UDPConn) net.PacketConn { return plain{c} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			relay, friend, stranger := udp(t, "127.0.0.1"), udp(t, "127.0.0.1"), udp(t, "127.0.0.1")
-			var s fence.Set
-			require.NoError(t, s.Replace([]netip.AddrPort{at(friend)}))
-			c := fence.Wrap(wrap(relay), &s)
-
-			n, err := c.WriteTo([]byte("out"), stranger.LocalAddr())
-			require.NoError(t, err, "a forbidden peer must not look like a broken socket")
-			require.Equal(t, 3, n)
-			mapped := &net.UDPAddr{IP: net.ParseIP("127.0.0.1").To16(), Port: int(at(stranger).Port())}
-			_, err = c.WriteTo([]byte("out"), mapped)
-			require.NoError(t, err)
-			_, err = c.WriteTo([]byte("out"), &net.TCPAddr{IP: net.ParseIP("127.0.0.1"), Port: int(at(friend).Port())})
-			require.NoError(t, err)
-			_, err = c.WriteTo([]byte("out"), nil)
-			require.NoError(t, err)
-			n, err = c.WriteTo([]byte("hello"), friend.LocalAddr())
-			require.NoError(t, err)
-			require.Equal(t, 5, n)
-			require.Equal(t, fence.Counts{Out: 4}, c.Dropped())
-
-			buf := make([]byte, 64)
-			require.NoError(t, friend.SetReadDeadline(time.Now().Add(5*time.Second)))
-			n, _, err = friend.ReadFrom(buf)
-			require.NoError(t, err)
-			require.Equal(t, "hello", string(buf[:n]))
-			require.NoError(t, stranger.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
-			_, _, err = stranger.ReadFrom(buf)
-			require.Error(t, err, "nothing reaches a stranger")
-
-			_, err = stranger.WriteTo([]byte("no"), relay.LocalAddr())
-			require.NoError(t, err)
-			_, err = friend.WriteTo([]byte("yes"), relay.LocalAddr())
-			require.NoError(t, err)
-			n, from, err := c.ReadFrom(buf)
-			require.NoError(t, err)
-			require.Equal(t, "yes", string(buf[:n]))
-			require.Equal(t, at(friend), from.(*net.UDPAddr).AddrPort())
-			require.Equal(t, fence.Counts{In: 1, Out: 4}, c.Dropped())
-
-			require.NoError(t, s.Replace(nil))
-			sent, err := c.Send([]byte("late"), friend.LocalAddr())
-			require.NoError(t, err)
-			require.False(t, sent, "a living connection follows its set")
-		})
-	}
-}
-
 func TestReplaceWhileInUse(t *testing.T) {
 	a, b := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:2")
 	var s fence.Set
@@ -200,18 +132,22 @@ func TestReplaceWhileInUse(t *testing.T) {
 	require.False(t, s.Allows(a))
 }
 
-func TestPacketCostsNoAllocation(t *testing.T) {
-	relay, friend := udp(t, "127.0.0.1"), udp(t, "127.0.0.1")
+// What is remembered of an address is what the set says, before and after it is replaced.
+func TestChecked(t *testing.T) {
+	a := netip.MustParseAddrPort("10.0.0.1:1")
 	var s fence.Set
-	require.NoError(t, s.Replace([]netip.AddrPort{at(friend)}))
-	c := fence.Wrap(relay, &s)
-	buf, addr := make([]byte, 1600), friend.LocalAddr()
-	require.Zero(t, testing.AllocsPerRun(50, func() {
-		friend.WriteToUDPAddrPort(buf[:100], at(relay)) //nolint:errcheck // the read below would block
-		c.ReadFrom(buf)                                 //nolint:errcheck
-		c.WriteTo(buf[:100], addr)                      //nolint:errcheck
-		friend.ReadFromUDPAddrPort(buf)                 //nolint:errcheck
-	}))
+	var c fence.Checked
+	require.False(t, c.Allows(&s, a))
+	require.NoError(t, s.Replace([]netip.AddrPort{a}))
+	require.True(t, c.Allows(&s, a))
+	require.True(t, c.Allows(&s, a))
+	require.NoError(t, s.Replace(nil))
+	require.False(t, c.Allows(&s, a))
+	rule, err := fence.ParseRule("10.0.0.0/24:1")
+	require.NoError(t, err)
+	require.NoError(t, s.ReplaceRules(nil, []fence.Rule{rule}))
+	require.True(t, c.Allows(&s, a))
+	require.Zero(t, testing.AllocsPerRun(50, func() { c.Allows(&s, a) }))
 }
 
 // Whatever bytes become addresses, nothing outside the list is allowed, and what may never be
@@ -238,15 +174,9 @@ func FuzzSet(f *testing.F) {
 		if got && !s.AllowsIP(outIP) {
 			t.Fatal("a peer without its address")
 		}
-		// The same question as a packet asks it.
-		c := fence.Wrap(nowhere{}, &s)
-		sent, _ := c.Send([]byte{1}, &net.UDPAddr{IP: net.IP(out), Port: int(outPort)})
-		if sent && !same {
-			t.Fatal("a packet got out")
+		var c fence.Checked
+		if c.Allows(&s, netip.AddrPortFrom(outIP, outPort)) != got {
+			t.Fatal("remembered otherwise")
 		}
 	})
 }
-
-type nowhere struct{ net.PacketConn }
-
-func (nowhere) WriteTo(p []byte, _ net.Addr) (int, error) { return len(p), nil }

@@ -1,11 +1,9 @@
 package fence
 
 import (
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -191,35 +189,6 @@ func TestReplaceRulesRefusesAndKeeps(t *testing.T) {
 	require.False(t, s.Allows(netip.MustParseAddrPort("10.3.0.1:1")))
 	require.NoError(t, s.Replace([]netip.AddrPort{exact}))
 	require.False(t, s.Allows(good), "Replace leaves no rule")
-}
-
-func TestConnByRules(t *testing.T) {
-	listen := func() *net.UDPConn {
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		require.NoError(t, err)
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	relay, friend, stranger := listen(), listen(), listen()
-	var s Set
-	port := friend.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	require.NoError(t, s.ReplaceRules(nil, []Rule{{netip.MustParsePrefix("127.0.0.0/24"), port, port}}))
-	c := Wrap(relay, &s)
-	sent, err := c.Send([]byte("no"), stranger.LocalAddr())
-	require.NoError(t, err)
-	require.False(t, sent)
-	sent, err = c.Send([]byte("yes"), friend.LocalAddr())
-	require.NoError(t, err)
-	require.True(t, sent)
-	for _, from := range []*net.UDPConn{stranger, friend} {
-		_, err = from.WriteTo([]byte("in"), relay.LocalAddr())
-		require.NoError(t, err)
-	}
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
-	_, from, err := c.ReadFrom(make([]byte, 64))
-	require.NoError(t, err)
-	require.Equal(t, friend.LocalAddr().String(), from.String())
-	require.Equal(t, Counts{In: 1, Out: 1}, c.Dropped())
 }
 
 func TestRulesCostNoAllocation(t *testing.T) {

@@ -86,10 +86,20 @@ func TURN(c orama.Cluster, node orama.NodeID, l Local) (TURNSpec, bool) {
 	for _, i := range mine {
 		ns, _ := namespaceOf(c, i.Namespace)
 		if secret, ok := l.secret(ns); ok {
-			s.Tenants = append(s.Tenants, TenantSpec{Namespace: ns.ID, Secret: secret, Relay: i.Ports.Relay, Allow: fenceOf(c, ns.ID)})
+			s.Tenants = append(s.Tenants, TenantSpec{Namespace: ns.ID, Secret: secret, Relay: i.Ports.Relay, Allow: fenceOf(c, ns.ID), Alternates: otherRelays(c, ns.ID, node)})
 		}
 	}
 	return s, true
+}
+
+// otherRelays are the public addresses of a namespace's relays on other nodes, those that were seen to serve.
+func otherRelays(c orama.Cluster, ns orama.NamespaceID, node orama.NodeID) (out []netip.Addr) {
+	for _, i := range wanted(c, func(i orama.Instance) bool { return i.Namespace == ns && i.Role == orama.RoleTURN && i.Node != node }) {
+		if n, ok := nodeOf(c, i.Node); ok && i.Observed.State == orama.StateReady {
+			out = append(out, n.PublicIP)
+		}
+	}
+	return out
 }
 
 // fenceOf is everything that a namespace's relays may talk to: the one media socket of each of its SFUs that is to run.

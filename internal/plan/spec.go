@@ -13,13 +13,15 @@ import (
 // the process's control socket, as often as it changes; applying the same spec twice changes nothing.
 type TURNSpec struct {
 	Node         orama.NodeID `json:"node"`
-	PublicIP     netip.Addr   `json:"public_ip"`     // listeners bind here
-	RelayIP      netip.Addr   `json:"relay_ip"`      // relay sockets are bound and advertised here: the mesh address
-	Realm        string       `json:"realm"`         // RFC 8489 realm, the base domain
-	HTTPSBackend string       `json:"https_backend"` // host:port for 443/tcp connections whose SNI is not turn*; "" closes them
-	HTTPSProxy   bool         `json:"https_proxy"`   // the backend is told the client's address first, by the PROXY protocol version 2
-	NoTCP443     bool         `json:"no_tcp_443"`    // 443/tcp belongs to another server of this host
-	CertPEM      string       `json:"cert_pem"`      // chain, leaf first
+	PublicIP     netip.Addr   `json:"public_ip"`           // listeners bind here
+	PublicIP6    netip.Addr   `json:"public_ip6,omitzero"` // and here, if valid
+	RelayIP      netip.Addr   `json:"relay_ip"`            // relay sockets are bound and advertised here: the mesh address
+	RelayIP6     netip.Addr   `json:"relay_ip6,omitzero"`  // those of the other family, if valid
+	Realm        string       `json:"realm"`               // RFC 8489 realm, the base domain
+	HTTPSBackend string       `json:"https_backend"`       // host:port for 443/tcp connections whose SNI is not turn*; "" closes them
+	HTTPSProxy   bool         `json:"https_proxy"`         // the backend is told the client's address first, by the PROXY protocol version 2
+	NoTCP443     bool         `json:"no_tcp_443"`          // 443/tcp belongs to another server of this host
+	CertPEM      string       `json:"cert_pem"`            // chain, leaf first
 	KeyPEM       string       `json:"key_pem"`
 	Tenants      []TenantSpec `json:"tenants"`
 }
@@ -32,6 +34,8 @@ type TenantSpec struct {
 	Allow     []netip.AddrPort  `json:"allow"`           // the fence: exactly the SFU media sockets of the namespace
 	Rules     []fence.Rule      `json:"rules,omitempty"` // the fence of a relay that stands alone, beside Allow
 	Limits    TenantLimits      `json:"limits,omitzero"`
+	// Alternates are public addresses of other servers with relays of the namespace: whoever asks here while this one drains is told.
+	Alternates []netip.Addr `json:"alternates,omitempty"`
 }
 
 // TenantLimits are a tenant's quotas on one TURN server; 0 is the server's own, or none. Bytes are those of payloads, both

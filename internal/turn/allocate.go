@@ -117,9 +117,9 @@ func (e *engine) wishes(q *request) (w wish, code int, reason string) {
 			return w, codeFamily, refuseFamily
 		}
 	}
-	ip := e.srv.relayAddress(family)
+	ip := e.srv.addresses.relays(family)
 	if !one && !ip.IsValid() {
-		ip = e.srv.relayAddress(netip.IPv6Unspecified()) // a server with IPv6 alone
+		ip = e.srv.addresses.relays(netip.IPv6Unspecified()) // a server with IPv6 alone
 	}
 	if !ip.IsValid() {
 		return w, codeFamily, refuseFamily
@@ -129,7 +129,7 @@ func (e *engine) wishes(q *request) (w wish, code int, reason string) {
 		if family, ok := familyOf(additional); !ok || !family.Is6() {
 			return w, codeBadRequest, refuseRequest
 		}
-		if six := e.srv.relayAddress(netip.IPv6Unspecified()); six.IsValid() && six != ip {
+		if six := e.srv.addresses.relays(netip.IPv6Unspecified()); six.IsValid() && six != ip {
 			w.ips = append(w.ips, six)
 		}
 	}
@@ -171,6 +171,10 @@ func openReason(err error) string {
 		return refuseUnknown
 	case errors.Is(err, errNoToken):
 		return refuseReservation
+	case errors.Is(err, errQuota):
+		return refuseQuota
+	case errors.Is(err, errClientCap):
+		return refuseClientCap
 	}
 	return refuseBind
 }

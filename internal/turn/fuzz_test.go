@@ -69,7 +69,7 @@ func FuzzEngine(f *testing.F) {
 	key := stun.NewLongTermIntegrity(user, realm, credential)
 	from := netip.MustParseAddrPort("192.0.2.1:9")
 	s := New(discard(), nil)
-	s.realm, s.realmBytes, s.relayIP, s.limits = realm, []byte(realm), netip.MustParseAddr("127.0.0.1"), Limits{}.orDefaults()
+	s.realm, s.realmBytes, s.addresses.relay, s.limits = realm, []byte(realm), netip.MustParseAddr("127.0.0.1"), Limits{}.orDefaults()
 	s.answers, s.failures, s.nonces = newBudget(1e9, 1e9), newBudget(1e9, 1e9), newNonces()
 	s.draining.Store(true) // nothing is opened
 	s.table.Store(&map[orama.NamespaceID]*tenant{alpha: newTenant(alpha, secret)})

@@ -219,7 +219,7 @@ func (s *Server) unleased() (out []orama.NamespaceID) {
 // every few seconds whether its relay serves; what came of that it says itself, and a log of it would hide the clients.
 func (s *Server) tellHolder(l line) {
 	ns, text := lineText(l)
-	if ns == "" || l.client().Addr() == s.publicIP && strings.HasPrefix(l.msg, "turn: relay ") {
+	if ns == "" || l.client().Addr() == s.addresses.public && strings.HasPrefix(l.msg, "turn: relay ") {
 		return
 	}
 	s.leases.mu.Lock()

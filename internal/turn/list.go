@@ -30,9 +30,6 @@ type RelayStatus struct {
 // maxListed bounds one answer of Relays: some 4 MB as JSON.
 const maxListed = 10_000
 
-// endAsked is why a relay ended that an operator ended.
-const endAsked = "ended_by_operator"
-
 // Relays lists the living relays of a namespace, or of all for "", by namespace and port. cut says that there are more.
 func (s *Server) Relays(ns orama.NamespaceID) (list []RelayStatus, cut bool) {
 	list = []RelayStatus{}
@@ -51,17 +48,17 @@ func (s *Server) Relays(ns orama.NamespaceID) (list []RelayStatus, cut bool) {
 			if len(list) == maxListed {
 				return list, true
 			}
-			list = append(list, s.relayStatus(r))
+			list = append(list, statusOf(r))
 		}
 	}
 	return list, false
 }
 
-func (s *Server) relayStatus(r *relay) RelayStatus {
+func statusOf(r *relay) RelayStatus {
 	sum := r.totals()
 	st := RelayStatus{
 		ID: relayID(r.tenant.id, r.port), Namespace: r.tenant.id, Transport: r.transport, Client: r.client,
-		Relay: netip.AddrPortFrom(s.relayIP, r.port), Since: r.created, Expires: r.session,
+		Relay: r.socks[0].at, Since: r.created, Expires: r.session,
 		UpPackets: sum.upPackets, UpBytes: sum.upBytes, DownPackets: sum.downPackets, DownBytes: sum.downBytes,
 	}
 	if at := r.expires.Load(); at != 0 { // else its Allocate is being answered
@@ -84,7 +81,7 @@ func (s *Server) EndRelay(id string) error {
 	if t := s.tenants()[orama.NamespaceID(ns)]; t != nil {
 		for _, r := range t.list() {
 			if r.port == uint16(port) {
-				r.end(endAsked)
+				r.end(endOperator)
 				return nil
 			}
 		}

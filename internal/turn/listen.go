@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -30,48 +31,48 @@ type listener struct {
 }
 
 // bind opens all listeners or none. One that this user may not bind is left out.
-func (s *Server) bind(ip netip.Addr, p Ports, noTCP443 bool) ([]*listener, error) {
+func (s *Server) bind(p Ports, noTCP443 bool) ([]*listener, error) {
 	https := s.serveShared
 	if p.Unshared {
 		https = s.serveTLS
 	}
 	var bound []*listener
-	for _, w := range []struct {
-		transport, proto string
-		port             uint16
-		off              bool
-		open             func(*listener, netip.AddrPort) error
-	}{
-		{transportUDP, "udp", p.UDP, p.NoUDP, s.openUDP},
-		{transportTCP, "tcp", p.TCP, p.NoTCP, s.opener(s.serveTCP)},
-		{transportTLS, "tcp", p.TLS, p.NoTLS, s.opener(s.serveTLS)},
-		{transportDTLS, "udp", p.HTTPS, p.NoDTLS, s.openDTLS},
-		{transportTLS, "tcp", p.HTTPS, p.NoHTTPS || noTCP443, s.opener(https)},
-	} {
-		if w.off {
-			continue
-		}
-		at := netip.AddrPortFrom(ip, w.port)
-		l := &listener{transport: w.transport, addr: at.String()}
-		if l.err = w.open(l, at); l.err != nil && !errors.Is(l.err, syscall.EACCES) {
-			closeBound(bound)
-			return nil, &orama.Error{
-				Kind: orama.KindUnavailable, Code: "listen_failed",
-				Message: fmt.Sprintf("TURN cannot listen on %s/%s", at, w.proto), Err: l.err,
+	for _, ip := range s.addresses.listen() {
+		for _, w := range []struct {
+			transport, proto string
+			port             uint16
+			off              bool
+			open             func(*listener, netip.AddrPort) error
+		}{
+			{transportUDP, "udp", p.UDP, p.NoUDP, s.openUDP},
+			{transportTCP, "tcp", p.TCP, p.NoTCP, s.opener(s.serveTCP)},
+			{transportTLS, "tcp", p.TLS, p.NoTLS, s.opener(s.serveTLS)},
+			{transportDTLS, "udp", p.HTTPS, p.NoDTLS, s.openDTLS},
+			{transportTLS, "tcp", p.HTTPS, p.NoHTTPS || noTCP443, s.opener(https)},
+		} {
+			if w.off {
+				continue
 			}
+			at := netip.AddrPortFrom(ip, w.port)
+			l := &listener{transport: w.transport, addr: at.String()}
+			if l.err = w.open(l, at); l.err != nil && !errors.Is(l.err, syscall.EACCES) {
+				closeBound(bound)
+				return nil, &orama.Error{
+					Kind: orama.KindUnavailable, Code: "listen_failed",
+					Message: fmt.Sprintf("TURN cannot listen on %s/%s", at, w.proto), Err: l.err,
+				}
+			}
+			bound = append(bound, l)
 		}
-		bound = append(bound, l)
 	}
-	for _, l := range bound {
-		if l.err == nil {
-			return bound, nil
-		}
+	if slices.ContainsFunc(bound, func(l *listener) bool { return l.err == nil }) {
+		return bound, nil
 	}
 	if len(bound) == 0 {
 		return nil, bad("every listener is left out")
 	}
 	return nil, &orama.Error{
-		Kind: orama.KindUnavailable, Code: "listen_failed", Message: fmt.Sprintf("TURN may not listen on any port of %s", ip), Err: bound[0].err,
+		Kind: orama.KindUnavailable, Code: "listen_failed", Message: fmt.Sprintf("TURN may not listen on any port of %s", s.addresses.public), Err: bound[0].err,
 	}
 }
 

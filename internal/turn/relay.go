@@ -38,8 +38,7 @@ type relay struct {
 	session   time.Time // when Limits.Session is over
 	first     [12]byte  // the Allocate's transaction id, for its retransmissions
 	token     []byte    // RESERVATION-TOKEN that the Allocate was given
-	quota     *quota    // of the client's address
-	charged   bool      // counted against its client
+	share     *share    // of the client's address
 
 	worker *worker
 	socks  []*sock // one, or one for each family

@@ -40,8 +40,7 @@ type Server struct {
 	// Set by the first Apply before any listener runs, then never changed.
 	realm      string
 	realmBytes []byte
-	publicIP   netip.Addr
-	relayIP    netip.Addr
+	addresses  addresses
 	limits     Limits
 	answers    *budget // to unproven addresses
 	failures   *budget // of credentials
@@ -112,7 +111,7 @@ func (s *Server) Apply(spec plan.TURNSpec) error {
 	if err != nil {
 		return err
 	}
-	if s.configured && (spec.PublicIP != s.publicIP || spec.RelayIP != s.relayIP || spec.Realm != s.realm) {
+	if s.configured && (addressesOf(spec) != s.addresses || cutRealm(spec.Realm) != s.realm) {
 		return orama.Errorf(orama.KindInvalid, "address_changed", "a running TURN server cannot change its addresses or realm; restart it")
 	}
 	if !s.configured {
@@ -133,13 +132,13 @@ func (s *Server) start(spec plan.TURNSpec) (err error) {
 	s.answers = newBudget(s.limits.Answers, s.limits.AnswerBurst)
 	s.failures = newBudget(s.limits.Failures, s.limits.FailureBurst)
 	s.nonces = newNonces()
-	s.realm, s.publicIP, s.relayIP = cutRealm(spec.Realm), spec.PublicIP, spec.RelayIP
+	s.realm, s.addresses = cutRealm(spec.Realm), addressesOf(spec)
 	s.realmBytes = []byte(s.realm)
 	s.backend.Store(&httpsBackend{spec.HTTPSBackend, spec.HTTPSProxy})
 	if err := s.makeWorkers(); err != nil {
 		return err
 	}
-	bound, err := s.bind(spec.PublicIP, s.Ports.orStandard(), spec.NoTCP443)
+	bound, err := s.bind(s.Ports.orStandard(), spec.NoTCP443)
 	if err != nil {
 		s.closeWorkers()
 		return err
@@ -214,6 +213,8 @@ func (s *Server) setTenants(specs []plan.TenantSpec, removed string) {
 			s.log.Error("turn: a checked fence was refused", "namespace", spec.Namespace, "err", err)
 			t.fence.Replace(nil) //nolint:errcheck // an empty list is never refused
 		}
+		t.limit(spec.Limits)
+		t.others.Store(&spec.Alternates)
 		next[spec.Namespace] = t
 	}
 	s.table.Store(&next)
@@ -239,17 +240,52 @@ func (s *Server) retire(t, successor *tenant, removed string) {
 
 func (s *Server) tenants() map[orama.NamespaceID]*tenant { return *s.table.Load() }
 
-// relayAddress is where relays of an address's family are; invalid where there are none.
-func (s *Server) relayAddress(family netip.Addr) netip.Addr {
-	if s.relayIP.Is4() == family.Is4() {
-		return s.relayIP
+// addresses are those that cannot change while the server runs; invalid ones are not there.
+type addresses struct{ public, public6, relay, relay6 netip.Addr }
+
+func addressesOf(spec plan.TURNSpec) addresses {
+	return addresses{spec.PublicIP, spec.PublicIP6, spec.RelayIP, spec.RelayIP6}
+}
+
+// listen are the addresses to listen on.
+func (a addresses) listen() []netip.Addr {
+	if a.public6.IsValid() {
+		return []netip.Addr{a.public, a.public6}
+	}
+	return []netip.Addr{a.public}
+}
+
+// relays is where relays of an address's family are; invalid where there are none.
+func (a addresses) relays(family netip.Addr) netip.Addr {
+	for _, ip := range []netip.Addr{a.relay, a.relay6} {
+		if ip.IsValid() && ip.Is4() == family.Is4() {
+			return ip
+		}
 	}
 	return netip.Addr{}
 }
 
-// alternate is another server of a tenant that a client may use instead, for the transports that need no certificate's
-// name; invalid for none.
-func (s *Server) alternate(*tenant, netip.Addr, string) netip.AddrPort { return netip.AddrPort{} }
+// alternate is another server of a tenant for a client that cannot have a relay here any more, over the transports
+// that need no certificate's name; invalid for none.
+func (s *Server) alternate(t *tenant, client netip.Addr, transport string) netip.AddrPort {
+	ports, port := s.Ports.orStandard(), uint16(0)
+	switch transport {
+	case transportUDP:
+		port = ports.UDP
+	case transportTCP:
+		port = ports.TCP
+	default:
+		return netip.AddrPort{}
+	}
+	if others := t.others.Load(); others != nil {
+		for _, ip := range *others {
+			if ip.Is4() == client.Is4() {
+				return netip.AddrPortFrom(ip, port)
+			}
+		}
+	}
+	return netip.AddrPort{}
+}
 
 // clientCap is how many relays an address may hold; 0 is without a cap of its own. Only this machine
 // can send from a loopback address, and a local cluster's clients all share one.

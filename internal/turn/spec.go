@@ -21,6 +21,10 @@ func checkSpec(spec plan.TURNSpec) error {
 		return bad("public_ip %s is no address to listen on", spec.PublicIP)
 	case !spec.RelayIP.IsValid() || spec.RelayIP.IsUnspecified() || spec.RelayIP.IsMulticast() || spec.RelayIP.Is4In6():
 		return bad("relay_ip %s is no address to advertise", spec.RelayIP)
+	case spec.PublicIP6.IsValid() && (!spec.PublicIP6.Is6() || spec.PublicIP6.Is4In6() || !spec.PublicIP.Is4()):
+		return bad("public_ip6 %s is an IPv6 address beside an IPv4 public_ip", spec.PublicIP6)
+	case spec.RelayIP6.IsValid() && (!spec.RelayIP6.Is6() || spec.RelayIP6.Is4In6() || spec.RelayIP6.IsUnspecified() || spec.RelayIP6.IsMulticast() || !spec.RelayIP.Is4()):
+		return bad("relay_ip6 %s is an IPv6 address beside an IPv4 relay_ip", spec.RelayIP6)
 	case spec.Realm == "" || len(spec.Realm) > maxRealm:
 		return bad("the realm is 1 to %d bytes", maxRealm)
 	}

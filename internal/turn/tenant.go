@@ -13,6 +13,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/fence"
+	"orama.network/orama/internal/plan"
 	"orama.network/orama/internal/turn/batch"
 )
 
@@ -20,15 +21,25 @@ import (
 type tenant struct {
 	id     orama.NamespaceID
 	secret string
-	fence  fence.Set             // shared by all its relays; replaced while they live
-	quota  atomic.Pointer[quota] // of payload, in both directions; nil: no limit
+	fence  fence.Set                    // shared by all its relays; replaced while they live
+	quota  atomic.Pointer[quota]        // of payload, in both directions; nil: no limit
+	others atomic.Pointer[[]netip.Addr] // its other relays' public addresses
 
 	mu       sync.Mutex // guards the following
+	limits   plan.TenantLimits
+	living   int
+	clients  map[netip.Prefix]*share
 	block    orama.PortRange
 	relays   map[place]*relay       // living ones
 	reserved map[place]*reservation // ports kept for a RESERVATION-TOKEN
 	closed   bool                   // revoked: opens no more relays
 	past     map[string]totals      // what ended relays moved, by transport
+}
+
+// share is what one client address has of a tenant.
+type share struct {
+	quota  atomic.Pointer[quota]
+	relays int // guarded by tenant.mu
 }
 
 // place is one relay port.
@@ -56,10 +67,55 @@ var (
 	errTenantGone = errors.New("turn: the namespace is no longer served here")
 	errBlockFull  = errors.New("turn: every relay port of the namespace is in use")
 	errNoToken    = errors.New("turn: no such reservation")
+	errQuota      = errors.New("turn: the namespace has as many relays as it may")
+	errClientCap  = errors.New("turn: the client has as many relays as it may")
 )
 
 func newTenant(id orama.NamespaceID, secret string) *tenant {
-	return &tenant{id: id, secret: secret, relays: map[place]*relay{}, reserved: map[place]*reservation{}, past: map[string]totals{}}
+	return &tenant{id: id, secret: secret, clients: map[netip.Prefix]*share{}, relays: map[place]*relay{},
+		reserved: map[place]*reservation{}, past: map[string]totals{}}
+}
+
+// limit changes the quotas. They hold for living relays too, but for their number.
+func (t *tenant) limit(l plan.TenantLimits) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.limits == l {
+		return
+	}
+	t.limits = l
+	t.quota.Store(newQuota(l.BytesPerSecond, l.BurstBytes))
+	for _, c := range t.clients {
+		c.quota.Store(newQuota(l.ClientBytesPerSecond, l.ClientBurstBytes))
+	}
+}
+
+// takeLocked counts a relay against the quotas of the namespace and of its client.
+func (t *tenant) takeLocked(r *relay) error {
+	if t.limits.Allocations > 0 && t.living >= t.limits.Allocations {
+		return errQuota
+	}
+	who := clientOf(r.client.Addr())
+	c := t.clients[who]
+	if c == nil {
+		c = &share{}
+		c.quota.Store(newQuota(t.limits.ClientBytesPerSecond, t.limits.ClientBurstBytes))
+	}
+	if t.limits.ClientAllocations > 0 && c.relays >= t.limits.ClientAllocations {
+		return errClientCap
+	}
+	t.clients[who] = c
+	c.relays++
+	t.living++
+	r.share = c
+	return nil
+}
+
+func (t *tenant) giveLocked(r *relay) {
+	t.living--
+	if r.share.relays--; r.share.relays == 0 {
+		delete(t.clients, clientOf(r.client.Addr()))
+	}
 }
 
 // wish is what an Allocate asks for.
@@ -91,6 +147,9 @@ func (t *tenant) bind(r *relay, w wish, now time.Time) error {
 	if t.closed {
 		return errTenantGone
 	}
+	if err := t.takeLocked(r); err != nil {
+		return err
+	}
 	for _, ip := range w.ips {
 		fd, at, err := t.bindLocked(r, ip, &w, len(r.socks) == 0, now)
 		if err != nil {
@@ -98,6 +157,7 @@ func (t *tenant) bind(r *relay, w wish, now time.Time) error {
 				batch.Close(s.fd)
 			}
 			r.socks = nil
+			t.giveLocked(r)
 			return err
 		}
 		r.socks = append(r.socks, &sock{relay: r, fd: fd, at: at})
@@ -127,7 +187,7 @@ func (t *tenant) bindLocked(r *relay, ip netip.Addr, w *wish, first bool, now ti
 	start, tried := mathrand.IntN(int(t.block.Count)), 0 //nolint:gosec // seeded by the system and unpredictable; and a port is no secret
 	for i := range int(t.block.Count) {
 		at := netip.AddrPortFrom(ip, t.block.First+uint16((start+i)%int(t.block.Count))) //nolint:gosec // inside the block
-		if t.takenLocked(at) || first && w.even && at.Port()%2 != 0 || first && w.next && !t.freeAfterLocked(at) {
+		if t.usedLocked(at) || first && w.even && at.Port()%2 != 0 || first && w.next && !t.freeAfterLocked(at) {
 			continue
 		}
 		fd, err := batch.Open(at, relayOptions)
@@ -148,13 +208,13 @@ func (t *tenant) bindLocked(r *relay, ip netip.Addr, w *wish, first bool, now ti
 
 func after(at netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(at.Addr(), at.Port()+1) }
 
-func (t *tenant) takenLocked(at netip.AddrPort) bool {
+func (t *tenant) usedLocked(at netip.AddrPort) bool {
 	return t.relays[placeOf(at)] != nil || t.reserved[placeOf(at)] != nil
 }
 
 func (t *tenant) freeAfterLocked(at netip.AddrPort) bool {
 	next := after(at)
-	return t.block.Contains(next.Port()) && !t.takenLocked(next)
+	return t.block.Contains(next.Port()) && !t.usedLocked(next)
 }
 
 // reserveLocked keeps a port for whoever shows the token that r is given.
@@ -215,6 +275,7 @@ func (t *tenant) forget(r *relay) {
 			delete(t.relays, placeOf(s.at))
 		}
 	}
+	t.giveLocked(r)
 	t.past[r.transport] = t.past[r.transport].plus(r.totals())
 }
 

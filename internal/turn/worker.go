@@ -337,7 +337,7 @@ func (r *relay) onChannel(b []byte, now int64) (*channel, []byte) {
 
 // affords takes a payload out of the quotas of the client and the namespace.
 func (r *relay) affords(size int, now int64) bool {
-	return r.quota.take(size, now) && r.tenant.quota.Load().take(size, now)
+	return r.share.quota.Load().take(size, now) && r.tenant.quota.Load().take(size, now)
 }
 
 func (w *worker) indication(r *relay, b []byte) {
