@@ -25,7 +25,7 @@ func TestCVE_2020_26262_ZeroAddressIsLoopback(t *testing.T) {
 	victim := newEcho(t, netip.MustParseAddr("127.0.0.1"))
 	port := victim.at.Port()
 	for _, transport := range transports {
-		c := h.client(transport, alpha)
+		c := h.ready(transport, alpha)
 		c.allocate()
 		for i, ip := range []string{"0.0.0.0", "0.0.0.1", "0.255.255.255", "127.0.0.1", "127.255.255.255", "::", "::1"} {
 			c.tryReach(uint16(0x4100+i), netip.AddrPortFrom(netip.MustParseAddr(ip), port))
@@ -154,7 +154,7 @@ func TestCVE_2018_4058_NothingIsAllowedByDefault(t *testing.T) {
 	h := newHost(t, func(h *host) { h.tenant(alpha).Allow = nil })
 	victims := []*echo{h.sfu[alpha], h.sfu[beta], newEcho(t, netip.MustParseAddr("127.0.0.1")), newEcho(t, h.spec.RelayIP)}
 	for _, transport := range transports {
-		c := h.client(transport, alpha)
+		c := h.ready(transport, alpha)
 		relay := c.allocate()
 		for i, v := range victims {
 			c.tryReach(uint16(0x4100+i), v.at)
@@ -198,7 +198,7 @@ func TestPionTurn570_NoTCPRelayToInternalServices(t *testing.T) {
 		services = append(services, l)
 	}
 	for _, transport := range transports {
-		c := h.client(transport, alpha)
+		c := h.ready(transport, alpha)
 		require.Equal(t, 442, errorCode(c.do(stun.MethodAllocate, requestedTransport(6))))
 		require.Zero(t, h.allocations(alpha), transport)
 		c.allocate()

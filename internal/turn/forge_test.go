@@ -14,6 +14,8 @@ import (
 
 	"github.com/pion/stun/v4"
 	"github.com/stretchr/testify/require"
+
+	"orama.network/orama"
 )
 
 // Messages put together by hand, byte by byte, so that they can be wrong in any way or new in ways that no library here writes.
@@ -89,6 +91,24 @@ func (p *packet) sign256(key []byte) *packet {
 func (p *packet) fingerprint(damage uint32) *packet {
 	p.says(len(p.b) - stunHeader + 8)
 	return p.add(stun.AttrFingerprint, binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(p.b)^fingerprintXOR^damage))
+}
+
+// ready is a client whose connection is known to carry messages both ways: what is said over DTLS in the moment
+// between the client's end of the handshake and the server's may be lost.
+func (h *host) ready(transport string, ns orama.NamespaceID) *raw {
+	h.t.Helper()
+	c := h.client(transport, ns)
+	if transport != "dtls" {
+		return c
+	}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		c.write(newPacket(stun.MethodBinding, stun.ClassRequest).b)
+		if c.next(200*time.Millisecond) != nil {
+			return c
+		}
+	}
+	h.t.Fatal("no answer over DTLS")
+	return nil
 }
 
 // forge makes a signed request of c with a body of the test's choice. c has a nonce by then.
