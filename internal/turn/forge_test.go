@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -134,17 +135,19 @@ func (c *raw) exchange(p *packet) *stun.Message {
 // settle returns when everything that c has sent was dealt with.
 func (c *raw) settle() { c.t.Helper(); c.refresh() }
 
-// answered finds the answer to a transaction among what came while waiting for something else.
+// answered takes the answer to a transaction out of what came while waiting for something else.
 func (c *raw) answered(id [stun.TransactionIDSize]byte) *stun.Message {
 	c.t.Helper()
 	var found *stun.Message
-	for _, b := range c.inbox {
+	c.inbox = slices.DeleteFunc(c.inbox, func(b []byte) bool {
 		m := &stun.Message{Raw: b}
-		if b[0]>>6 == 0 && m.Decode() == nil && m.TransactionID == id {
+		mine := b[0]>>6 == 0 && m.Decode() == nil && m.TransactionID == id
+		if mine {
 			require.Nil(c.t, found, "one request has one answer")
 			found = m
 		}
-	}
+		return mine
+	})
 	return found
 }
 
