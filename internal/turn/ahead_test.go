@@ -107,16 +107,15 @@ func TestAttributesOfWrongLengthAreRefused(t *testing.T) {
 	}
 }
 
-// What a native client says at once after its handshake is heard.
+// What a native client says at once after its handshake is heard. The library keeps one datagram that comes before its own
+// handshake is over; a client that says more at once repeats it, as over UDP.
 func TestEarlyDataOverDTLS(t *testing.T) {
 	h := newHost(t)
 	for i := range 40 {
 		c := h.client("dtls", alpha)
-		p, q := newPacket(stun.MethodBinding, stun.ClassRequest), newPacket(stun.MethodBinding, stun.ClassRequest)
+		p := newPacket(stun.MethodBinding, stun.ClassRequest)
 		c.write(p.b)
-		c.write(q.b)
-		require.NotNil(t, c.answer(q.id(), 2*time.Second), "client %d", i)
-		require.True(t, c.answered(p.id()) != nil || c.answer(p.id(), 2*time.Second) != nil, "client %d", i)
+		require.NotNil(t, c.answer(p.id(), patience), "client %d", i)
 		c.conn.Close()
 	}
 }

@@ -99,6 +99,8 @@ func (e *engine) wishes(q *request) (w wish, code int, reason string) {
 	even, asksEven := m.Get(wire.AttrEvenPort)
 	token, asksToken := m.Get(wire.AttrReservationToken)
 	switch {
+	case one && len(requested) != 4, both && len(additional) != 4:
+		return w, codeBadRequest, refuseRequest
 	case asksToken && (asksEven || one || both || len(token) != 8), one && both, asksEven && len(even) != 1:
 		return w, codeBadRequest, refuseRequest
 	case both && asksEven && even[0]&0x80 != 0: // two families have no common next port

@@ -18,6 +18,8 @@ var errRefused = errors.New("turn: refused")
 // Why a request was refused, in logs and metrics.
 const (
 	refuseNone        = "no_credential" // a client's first request; neither logged nor counted
+	refuseIncomplete  = "incomplete_credential"
+	refuseRealm       = "other_realm"
 	refuseMalformed   = "malformed_username"
 	refuseStale       = "stale_nonce" // told 438, and tries again; neither logged nor counted
 	refuseAlgorithm   = "password_algorithm"
@@ -211,8 +213,12 @@ func (e *engine) verify(q *request) string {
 	}
 	username, named := m.Get(wire.AttrUsername)
 	nonce, fresh := m.Get(wire.AttrNonce)
-	if !named || !fresh || !m.Has(wire.AttrRealm) {
-		return refuseMalformed
+	realm, placed := m.Get(wire.AttrRealm)
+	switch {
+	case !named || !fresh || !placed:
+		return refuseIncomplete
+	case string(realm) != e.srv.realm:
+		return refuseRealm
 	}
 	good, offered := e.srv.nonces.good(nonce, e.transport, q.from, q.now)
 	if !good {
@@ -278,7 +284,7 @@ func (e *engine) unauthorized(q *request, reason string) []byte {
 	switch reason {
 	case refuseStale:
 		return e.challenge(q, codeStaleNonce)
-	case refuseAlgorithm:
+	case refuseAlgorithm, refuseIncomplete:
 		e.begin(wire.Failure)
 		e.out.AddError(codeBadRequest)
 		return e.finish()
@@ -317,8 +323,12 @@ func (e *engine) challenge(q *request, code int) []byte {
 
 func (e *engine) refresh(q *request) []byte {
 	asked := e.srv.limits.Lifetime
+	var only *sock
 	if v, ok := e.msg.Get(wire.AttrRequestedFamily); ok { // RFC 8656 section 8.2
-		if ip, ok := familyOf(v); !ok || q.relay.sock(ip) == nil {
+		ip, ok := familyOf(v)
+		if only = q.relay.sock(ip); len(v) != 4 {
+			return e.refuse(q, codeBadRequest, refuseRequest)
+		} else if !ok || only == nil {
 			return e.refuse(q, codePeerFamily, refuseFamily)
 		}
 	}
@@ -330,9 +340,12 @@ func (e *engine) refresh(q *request) []byte {
 		asked = time.Duration(v) * time.Second
 	}
 	granted := time.Duration(0)
-	if asked == 0 {
+	switch {
+	case asked == 0 && only != nil:
+		q.relay.endFamily(only)
+	case asked == 0:
 		q.relay.end(endDeleted)
-	} else {
+	default:
 		granted = q.relay.grant(asked, q.now, &e.srv.limits)
 	}
 	e.begin(wire.Success)
@@ -424,8 +437,7 @@ func (e *engine) sendIndication(b []byte, r *relay, now int64) (s *sock, to neti
 		e.drop(dropMalformed)
 		return
 	}
-	p := r.peers.Load().permission(batch.KeyOf(to).Host())
-	if p == nil || p.expires.Load() <= now {
+	if !r.peers.Load().permits(batch.KeyOf(to).Host(), now) {
 		if !r.tenant.fence.Allows(to) {
 			r.up.fenced.Add(1)
 		} else {

@@ -331,7 +331,9 @@ func (c *raw) sendChannel(channel uint16, data []byte) {
 
 // Constants of the formats, for tests that build messages with the library.
 const (
+	stunHeader = 20
 	stunCookie = 0x2112A442
+	familyIPv4 = 1
 	familyIPv6 = 2
 )
 

@@ -35,6 +35,5 @@ func (w *worker) icmp(s *sock) {
 
 // hears reports whether a peer is permitted and inside the fence.
 func (r *relay) hears(peer netip.AddrPort, now int64) bool {
-	p := r.peers.Load().permission(batch.KeyOf(peer).Host())
-	return p != nil && p.expires.Load() > now && r.tenant.fence.Allows(peer)
+	return r.peers.Load().permits(batch.KeyOf(peer).Host(), now) && r.tenant.fence.Allows(peer)
 }

@@ -105,10 +105,7 @@ func (t *tenant) reading() (sums map[string]totals, living map[string]int, ports
 	for transport, moved := range t.past {
 		sums[transport] = moved
 	}
-	for p, r := range t.relays {
-		if p != placeOf(r.socks[0].at) {
-			continue // one with two families is there twice
-		}
+	for r := range t.living {
 		sums[r.transport] = sums[r.transport].plus(r.totals())
 		living[r.transport]++
 	}

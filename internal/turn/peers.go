@@ -54,6 +54,12 @@ func (p *peers) permission(host batch.Key) *permission {
 	return nil
 }
 
+// permits reports whether a host has a permission now, in Unix ns.
+func (p *peers) permits(host batch.Key, now int64) bool {
+	x := p.permission(host)
+	return x != nil && x.expires.Load() > now
+}
+
 func (p *peers) channel(number uint16) *channel {
 	for _, c := range p.channels {
 		if c.number == number {

@@ -71,6 +71,7 @@ type sock struct {
 	relay *relay
 	fd    int
 	at    netip.AddrPort
+	dead  atomic.Bool // the client gave up this family; the other lives
 
 	// Over a connection two goroutines use fd: the connection's to send, the worker to read and to give the number back.
 	mu   sync.Mutex
@@ -123,7 +124,7 @@ func (r *relay) totals() totals {
 // sock is the relay's socket for peers of an address's family; nil without one.
 func (r *relay) sock(ip netip.Addr) *sock {
 	for _, s := range r.socks {
-		if s.at.Addr().Is4() == ip.Is4() {
+		if s.at.Addr().Is4() == ip.Is4() && !s.dead.Load() {
 			return s
 		}
 	}
@@ -142,12 +143,27 @@ func (r *relay) end(reason string) {
 	})
 }
 
+// endFamily gives up one of two families (RFC 8656 section 8.2); the last one ends the relay.
+func (r *relay) endFamily(s *sock) {
+	s.dead.Store(true)
+	if r.sock(netip.IPv4Unspecified()) == nil && r.sock(netip.IPv6Unspecified()) == nil {
+		r.end(endDeleted)
+		return
+	}
+	r.closeSock(s)
+	r.tenant.forgetSock(s)
+}
+
 // close gives the ports back, and leaves the numbers of the descriptors to the worker.
 func (r *relay) close() {
 	for _, s := range r.socks {
-		if err := batch.Replace(s.fd, r.worker.srv.null); err != nil {
-			r.worker.srv.log.Error("turn: a relay's socket could not be closed", "port", s.at.Port(), "err", err)
-		}
+		r.closeSock(s)
+	}
+}
+
+func (r *relay) closeSock(s *sock) {
+	if err := batch.Replace(s.fd, r.worker.srv.null); err != nil {
+		r.worker.srv.log.Error("turn: a relay's socket could not be closed", "port", s.at.Port(), "err", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package turn
 import (
 	"crypto/rand"
 	"errors"
+	"maps"
 	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
@@ -27,10 +28,10 @@ type tenant struct {
 
 	mu       sync.Mutex // guards the following
 	limits   plan.TenantLimits
-	living   int
 	clients  map[netip.Prefix]*share
+	living   map[*relay]struct{}
 	block    orama.PortRange
-	relays   map[place]*relay       // living ones
+	ports    map[place]*relay       // of living relays
 	reserved map[place]*reservation // ports kept for a RESERVATION-TOKEN
 	closed   bool                   // revoked: opens no more relays
 	past     map[string]totals      // what ended relays moved, by transport
@@ -72,7 +73,7 @@ var (
 )
 
 func newTenant(id orama.NamespaceID, secret string) *tenant {
-	return &tenant{id: id, secret: secret, clients: map[netip.Prefix]*share{}, relays: map[place]*relay{},
+	return &tenant{id: id, secret: secret, clients: map[netip.Prefix]*share{}, ports: map[place]*relay{}, living: map[*relay]struct{}{},
 		reserved: map[place]*reservation{}, past: map[string]totals{}}
 }
 
@@ -92,7 +93,7 @@ func (t *tenant) limit(l plan.TenantLimits) {
 
 // takeLocked counts a relay against the quotas of the namespace and of its client.
 func (t *tenant) takeLocked(r *relay) error {
-	if t.limits.Allocations > 0 && t.living >= t.limits.Allocations {
+	if t.limits.Allocations > 0 && len(t.living) >= t.limits.Allocations {
 		return errQuota
 	}
 	who := clientOf(r.client.Addr())
@@ -106,13 +107,11 @@ func (t *tenant) takeLocked(r *relay) error {
 	}
 	t.clients[who] = c
 	c.relays++
-	t.living++
 	r.share = c
 	return nil
 }
 
 func (t *tenant) giveLocked(r *relay) {
-	t.living--
 	if r.share.relays--; r.share.relays == 0 {
 		delete(t.clients, clientOf(r.client.Addr()))
 	}
@@ -163,8 +162,9 @@ func (t *tenant) bind(r *relay, w wish, now time.Time) error {
 		r.socks = append(r.socks, &sock{relay: r, fd: fd, at: at})
 	}
 	r.port = r.socks[0].at.Port()
+	t.living[r] = struct{}{}
 	for _, s := range r.socks {
-		t.relays[placeOf(s.at)] = r
+		t.ports[placeOf(s.at)] = r
 	}
 	return nil
 }
@@ -209,7 +209,7 @@ func (t *tenant) bindLocked(r *relay, ip netip.Addr, w *wish, first bool, now ti
 func after(at netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(at.Addr(), at.Port()+1) }
 
 func (t *tenant) usedLocked(at netip.AddrPort) bool {
-	return t.relays[placeOf(at)] != nil || t.reserved[placeOf(at)] != nil
+	return t.ports[placeOf(at)] != nil || t.reserved[placeOf(at)] != nil
 }
 
 func (t *tenant) freeAfterLocked(at netip.AddrPort) bool {
@@ -235,7 +235,7 @@ func (t *tenant) reserveLocked(r *relay, at netip.AddrPort, now time.Time) error
 
 func (t *tenant) redeemLocked(token []byte, user string, ip netip.Addr, now time.Time) (int, netip.AddrPort, error) {
 	for p, kept := range t.reserved {
-		if string(kept.token[:]) == string(token) && kept.user == user && kept.at.Addr() == ip && now.Before(kept.expires) {
+		if string(kept.token[:]) == string(token) && kept.at.Addr() == ip && now.Before(kept.expires) {
 			delete(t.reserved, p)
 			return kept.fd, kept.at, nil
 		}
@@ -257,7 +257,7 @@ func (t *tenant) stalest(before time.Time) *relay {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var found *relay
-	for _, r := range t.relays {
+	for r := range t.living {
 		if r.active.Before(before) && (found == nil || r.active.Before(found.active)) {
 			found = r
 		}
@@ -271,12 +271,24 @@ func (t *tenant) forget(r *relay) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range r.socks {
-		if t.relays[placeOf(s.at)] == r {
-			delete(t.relays, placeOf(s.at))
-		}
+		t.forgetSockLocked(s)
 	}
+	delete(t.living, r)
 	t.giveLocked(r)
 	t.past[r.transport] = t.past[r.transport].plus(r.totals())
+}
+
+// forgetSock lets the port of a closed socket be bound again.
+func (t *tenant) forgetSock(s *sock) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forgetSockLocked(s)
+}
+
+func (t *tenant) forgetSockLocked(s *sock) {
+	if t.ports[placeOf(s.at)] == s.relay {
+		delete(t.ports, placeOf(s.at))
+	}
 }
 
 // move changes the block; relays outside the new one end.
@@ -307,17 +319,11 @@ func (t *tenant) endAll(reason string, which func(*relay) bool) {
 	}
 }
 
-// list is every living relay, once.
+// list is every living relay.
 func (t *tenant) list() []*relay {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	list := make([]*relay, 0, len(t.relays))
-	for p, r := range t.relays {
-		if p == placeOf(r.socks[0].at) {
-			list = append(list, r)
-		}
-	}
-	return list
+	return slices.Collect(maps.Keys(t.living))
 }
 
 // sweep notes which clients have sent something since the last sweep and ends what is over.
@@ -325,10 +331,7 @@ func (t *tenant) sweep(now time.Time) {
 	var over []*relay
 	t.mu.Lock()
 	t.dropReservedLocked(func(kept *reservation) bool { return !now.Before(kept.expires) })
-	for p, r := range t.relays {
-		if p != placeOf(r.socks[0].at) {
-			continue
-		}
+	for r := range t.living {
 		if n := r.up.packets.Load(); n != r.swept {
 			r.swept, r.active = n, now
 		}

@@ -102,7 +102,10 @@ func (w *worker) run() {
 		}
 		w.now = w.srv.now().UnixNano()
 		for _, ev := range w.ready {
-			w.serve(ev)
+			w.fromRelay(ev)
+		}
+		for _, ev := range w.ready { // after it: what a peer sent before it was permitted is judged before
+			w.fromDoor(ev)
 		}
 		w.flush()
 		if woken && !w.work() {
@@ -148,20 +151,23 @@ func (w *worker) close() {
 	w.events.Close()
 }
 
-func (w *worker) serve(ev batch.Event) {
+func (w *worker) fromDoor(ev batch.Event) {
 	for _, d := range w.doors {
 		if d.fd == ev.FD {
 			w.fromClients(d)
-			return
 		}
 	}
-	if ev.FD < len(w.socks) && w.socks[ev.FD] != nil {
-		s := w.socks[ev.FD]
-		if ev.Failed {
-			w.icmp(s)
-		}
-		w.fromPeers(s)
+}
+
+func (w *worker) fromRelay(ev batch.Event) {
+	if ev.FD >= len(w.socks) || w.socks[ev.FD] == nil {
+		return
 	}
+	s := w.socks[ev.FD]
+	if ev.Failed {
+		w.icmp(s)
+	}
+	w.fromPeers(s)
 }
 
 // register makes the worker read a relay's sockets.
@@ -320,9 +326,10 @@ func (r *relay) onChannel(b []byte, now int64) (*channel, []byte) {
 	if !ok {
 		return nil, nil
 	}
-	c := r.peers.Load().channel(number)
+	list := r.peers.Load()
+	c := list.channel(number)
 	switch {
-	case c == nil || c.expires.Load() <= now:
+	case c == nil || c.expires.Load() <= now || !list.permits(c.key.Host(), now) || c.sock.dead.Load():
 		r.up.unpermitted.Add(1)
 	case !c.up.Allows(&r.tenant.fence, c.peer):
 		r.up.fenced.Add(1)
@@ -379,8 +386,7 @@ func (w *worker) fromPeers(s *sock) {
 func (w *worker) fromPeer(r *relay, p *batch.Packet) {
 	key := p.From.Key()
 	list := r.peers.Load()
-	allowed := list.permission(key.Host())
-	if allowed == nil || allowed.expires.Load() <= w.now {
+	if !list.permits(key.Host(), w.now) {
 		w.stranger(r, p)
 		return
 	}
@@ -392,22 +398,26 @@ func (w *worker) fromPeer(r *relay, p *batch.Packet) {
 		r.down.fenced.Add(uint64(datagrams(p))) //nolint:gosec // positive
 		return
 	}
-	size := p.Segment
-	if size == 0 {
-		size = len(p.Data)
+	if p.Segment == 0 {
+		head := p.Whole[batch.Headroom-wire.ChannelSize:]
+		w.toChannel(r, c, p, p.Data, head)
+		return
 	}
-	for at := 0; at < len(p.Data); at += size {
-		data := p.Data[at:min(at+size, len(p.Data))]
-		switch {
-		case !r.affords(len(data), w.now):
-			r.down.limited.Add(1)
-		case c == nil:
-			w.downIndication(r, p.From.AddrPort(), data)
-		case at == 0:
-			w.down(r, c, p.Whole[batch.Headroom-wire.ChannelSize:batch.Headroom], data, p.Whole[batch.Headroom-wire.ChannelSize:batch.Headroom+len(data)])
-		default:
-			w.down(r, c, nil, data, nil)
-		}
+	for at := 0; at < len(p.Data); at += p.Segment {
+		w.toChannel(r, c, p, p.Data[at:min(at+p.Segment, len(p.Data))], nil)
+	}
+}
+
+// toChannel sends the client one datagram of a peer that may, by its channel if it has one. framed is nil, or the datagram
+// with room for a header before it.
+func (w *worker) toChannel(r *relay, c *channel, p *batch.Packet, data, framed []byte) {
+	switch {
+	case !r.affords(len(data), w.now):
+		r.down.limited.Add(1)
+	case c == nil:
+		w.downIndication(r, p.From.AddrPort(), data)
+	default:
+		w.down(r, c, data, framed)
 	}
 }
 
@@ -428,9 +438,8 @@ func datagrams(p *batch.Packet) int {
 	return (len(p.Data) + p.Segment - 1) / p.Segment
 }
 
-// down sends ChannelData to the client. head is where its header goes, with frame beginning there; nil when what lies
-// before data is still needed.
-func (w *worker) down(r *relay, c *channel, head, data, frame []byte) {
+// down sends ChannelData to the client. framed is as in toChannel: with it, header and data lie together.
+func (w *worker) down(r *relay, c *channel, data, framed []byte) {
 	if r.out != nil {
 		if !r.out.channel(c.number, data) {
 			r.down.limited.Add(1)
@@ -441,6 +450,7 @@ func (w *worker) down(r *relay, c *channel, head, data, frame []byte) {
 		return
 	}
 	r.down.add(len(data))
+	head := framed
 	if head == nil {
 		if len(w.heads)+wire.ChannelSize > cap(w.heads) {
 			w.send.Flush()
@@ -452,8 +462,8 @@ func (w *worker) down(r *relay, c *channel, head, data, frame []byte) {
 	}
 	binary.BigEndian.PutUint16(head, c.number)
 	binary.BigEndian.PutUint16(head[2:], uint16(len(data))) //nolint:gosec // a datagram's length
-	if frame != nil {
-		w.add(r.door, &r.to, &r.hint, nil, frame)
+	if framed != nil {
+		w.add(r.door, &r.to, &r.hint, nil, framed)
 		return
 	}
 	w.add(r.door, &r.to, &r.hint, head, data)

@@ -87,7 +87,7 @@ func (r *Receiver) Receive(fd, most int) (first, end int) {
 	return first, first
 }
 
-// Packet gives the contents of a slot. ok is false for what was cut short, and for nothing at all.
+// Packet gives the contents of a slot. ok is false for what was cut short.
 func (r *Receiver) Packet(i int) (p Packet, ok bool) {
 	m := &r.msgs[i]
 	at := i * (Headroom + slotSize)
@@ -101,7 +101,7 @@ func (r *Receiver) Packet(i int) (p Packet, ok bool) {
 	if p.Segment >= len(p.Data) {
 		p.Segment = 0
 	}
-	return p, m.Flags&unix.MSG_TRUNC == 0 && m.n > 0
+	return p, m.Flags&unix.MSG_TRUNC == 0
 }
 
 // segment reads UDP_GRO's control message.
