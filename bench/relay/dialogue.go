@@ -62,7 +62,8 @@ func namespace(k int) orama.NamespaceID { return orama.NamespaceID(fmt.Sprintf("
 
 // clientAddr spreads clients over the networks (/24) of 127.64.0.0/10, for servers ration what they answer to one.
 func clientAddr(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{127, 64 + byte(i>>16&63), byte(i), 1 + byte(i>>8)%254})
+	k := i >> 8
+	return netip.AddrFrom4([4]byte{127, 64 + byte(k/254%64), byte(i), byte(1 + k%254)})
 }
 
 // request is what the client says next.

@@ -32,6 +32,8 @@ const (
 const (
 	stampTime = 0 // Unix nanoseconds, 8 bytes
 	stampRun  = 8 // 4 bytes
+	smallest  = 12
+	largest   = 1400 // eight of them fit into a message
 )
 
 // generator is both ends of every relayed packet: all clients, and the one peer.
@@ -101,26 +103,34 @@ type pass struct {
 	gotOf    [epochs]int32
 	underWay int
 
-	measuring    bool
-	window       [2]int64 // Unix nanoseconds
-	sent, got    uint64   // that were sent within the window
-	arrivals     uint64   // within the window
-	latency      histogram
-	held         int64 // nanoseconds of the window
-	failed       error
-	expectLength int
+	measuring bool
+	window    [2]int64 // Unix nanoseconds
+	sent, got uint64   // that were sent within the window
+	arrivals  uint64   // within the window
+	latency   histogram
+	held      int64 // nanoseconds of the window
+	failed    error
+	length    int    // of what arrives
+	total     uint64 // sent
+	relayed   uint64 // arrived
 }
 
-// measure sends one load through a server for a while.
-func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load, window time.Duration) (sample, error) {
+// pass is a new measurement of a server.
+func (g *generator) pass(s *server, flows []flow, l load) *pass {
 	g.runs++
-	p := &pass{load: l, flows: flows, server: s.udp(), run: g.runs, from: g.peer, to: g.clients, expectLength: l.size + channelHeader}
+	p := &pass{load: l, flows: flows, server: s.udp(), run: g.runs, from: g.peer, to: g.clients, length: l.size + channelHeader}
 	if l.dir == up {
-		p.from, p.to, p.expectLength = g.clients, g.peer, l.size
+		p.from, p.to, p.length = g.clients, g.peer, l.size
 	}
 	p.prepare()
 	p.began = clock()
 	p.due = p.began
+	return p
+}
+
+// measure sends one load through a server for a while.
+func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load, window time.Duration) (sample, error) {
+	p := g.pass(s, flows, l)
 	if err := p.until(ctx, p.began+int64(settle), true); err != nil {
 		return sample{}, err
 	}
@@ -220,14 +230,8 @@ func (p *pass) expire(now int64) {
 
 // send sends what is due now: by the rate, or what the window has room for.
 func (p *pass) send(now int64) {
-	n := 0
-	if p.rate > 0 {
-		step := int64(float64(time.Second) / p.rate * float64(p.burst))
-		for ; p.due <= now && n < batch; n++ {
-			p.due += step
-		}
-		p.due = max(p.due, now-int64(catchUp))
-	} else {
+	n := p.owed(now)
+	if p.rate == 0 {
 		n = min((p.flight-p.underWay)/p.burst, batch)
 	}
 	if n <= 0 {
@@ -243,10 +247,24 @@ func (p *pass) send(now int64) {
 	p.turn = (p.turn + n) % len(p.flows)
 	packets := k * p.burst
 	p.underWay += packets
+	p.total += uint64(packets)
 	p.sentIn[p.epoch%epochs] += int32(packets)
 	if p.inWindow(now) {
 		p.sent += uint64(packets)
 	}
+}
+
+// owed is how many messages are due by the rate.
+func (p *pass) owed(now int64) (n int) {
+	if p.rate == 0 {
+		return 0
+	}
+	step := int64(float64(time.Second) / p.rate * float64(p.burst))
+	for ; p.due <= now && n < batch; n++ {
+		p.due += step
+	}
+	p.due = max(p.due, now-int64(catchUp))
+	return n
 }
 
 // fill makes message i of the batch the next flow's.
@@ -273,7 +291,7 @@ func (p *pass) fill(i int, now int64) {
 
 // arrive counts one relayed packet.
 func (p *pass) arrive(b []byte, at int64) {
-	if len(b) != p.expectLength {
+	if len(b) != p.length {
 		return
 	}
 	if p.dir == down {
@@ -285,6 +303,7 @@ func (p *pass) arrive(b []byte, at int64) {
 	if binary.BigEndian.Uint32(b[stampRun:]) != p.run {
 		return // of an earlier measurement
 	}
+	p.relayed++
 	sent := int64(binary.BigEndian.Uint64(b))
 	if e := (sent - p.began) / int64(time.Millisecond); e >= 0 && e <= p.epoch && p.epoch-e <= int64(forgotten/time.Millisecond) {
 		p.gotOf[e%epochs]++

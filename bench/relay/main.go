@@ -111,6 +111,9 @@ func parse(given []string) (settings, error) {
 		s.window = pick(set["window"], s.window, 250*time.Millisecond)
 		s.held = pick(set["held"], s.held, 700)
 	}
+	if slices.Min(s.sizes) < smallest || slices.Max(s.sizes) > largest {
+		return s, fmt.Errorf("payloads of %d to %d bytes", smallest, largest)
+	}
 	if s.rounds < 1 || s.window < 50*time.Millisecond || s.inFlight < burstSize || s.held < 1 || slices.Max(s.clients) > maxClients {
 		return s, fmt.Errorf("at least one round, windows of 50 ms, %d packets under way, and at most %d clients", burstSize, maxClients)
 	}

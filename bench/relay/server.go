@@ -108,7 +108,7 @@ func coturnArgs(side, threads int, dir string, id identity) []string {
 		"--min-port=" + strconv.Itoa(relayFirst), "--max-port=" + strconv.Itoa(relayFirst+tenants*perTenant-1),
 		"--realm=" + realm, "--use-auth-secret", "--static-auth-secret=" + id.secret,
 		"--allow-loopback-peers", "--denied-peer-ip=0.0.0.0-255.255.255.255", "--allowed-peer-ip=" + peerAddr.Addr().String(),
-		"--cert=" + id.certFile, "--pkey=" + id.keyFile, "--relay-threads=" + strconv.Itoa(threads),
+		"--cipher-list=ECDHE-ECDSA-AES128-GCM-SHA256:DEFAULT", "--cert=" + id.certFile, "--pkey=" + id.keyFile, "--relay-threads=" + strconv.Itoa(threads),
 		"--log-file=stdout", "--pidfile=" + filepath.Join(dir, "coturn"+strconv.Itoa(side)+".pid"), "--db=:memory:",
 	}
 }
