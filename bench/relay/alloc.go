@@ -12,7 +12,7 @@ const (
 )
 
 // rest is for how long a server may tidy up before its memory is read.
-const rest = time.Second
+const rest = 500 * time.Millisecond
 
 // allocations counts whole ones: Allocate without a credential, its 401, Allocate with it, and the Refresh that gives
 // the relay back, so that the server is in a steady state. Each comes from another client.
@@ -38,7 +38,7 @@ func (b *bench) allocations(ctx context.Context) error {
 }
 
 func (b *bench) allocating(ctx context.Context, s *server, client *int) (reading, error) {
-	begin, end := clock()+int64(settle), clock()+int64(settle+2*b.window)
+	begin, end := clock()+int64(b.settle), clock()+int64(b.settle+2*b.window)
 	t := talk{gen: b.gen, to: s.udp()}
 	var before, after usage
 	var first, last int

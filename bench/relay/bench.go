@@ -31,6 +31,7 @@ type bench struct {
 	gen      *generator
 	report   *report
 	servers  [2]*server
+	again    time.Duration // left for measurements to be repeated
 }
 
 func newBench(s settings, p place) (*bench, error) {
@@ -38,11 +39,15 @@ func newBench(s settings, p place) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGenerator(peerAddr)
+	g, err := newGenerator(s, peerAddr)
 	if err != nil {
 		return nil, err
 	}
-	return &bench{settings: s, place: p, identity: id, gen: g, report: newReport(s)}, nil
+	again := time.Minute
+	if s.quick {
+		again = 10 * time.Second
+	}
+	return &bench{settings: s, place: p, identity: id, gen: g, report: newReport(s), again: again}, nil
 }
 
 func (b *bench) close() error { return errors.Join(b.stop(), b.gen.close()) }
@@ -208,12 +213,32 @@ func (b *bench) saturate(ctx context.Context, round int, c cell, flows [2][]flow
 func (b *bench) each(ctx context.Context, round int, flows [2][]flow, l load) (got [2]sample, err error) {
 	for _, side := range sides(round) {
 		s := b.servers[side]
-		if got[side], err = b.gen.measure(ctx, s, flows[side], l, b.window); err != nil {
+		if got[side], err = b.calm(ctx, s, flows[side], l); err != nil {
 			return got, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	return got, nil
 }
+
+// calm measures again what was disturbed, as long as the budget lasts, and takes the calmest.
+func (b *bench) calm(ctx context.Context, s *server, flows []flow, l load) (best sample, err error) {
+	for try := 0; ; try++ {
+		got, err := b.gen.measure(ctx, s, flows, l)
+		if err != nil {
+			return best, err
+		}
+		if try == 0 || got.noise() < best.noise() {
+			best = got
+		}
+		if best.noise() <= b.report.disturbed() || b.again <= 0 || try == triesMost {
+			return best, nil
+		}
+		b.again -= b.settle + b.window
+	}
+}
+
+// triesMost bounds how often one measurement is made again.
+const triesMost = 2
 
 // allocate gives n clients a relay and a channel each.
 func (b *bench) allocate(ctx context.Context, s *server, n int) ([]flow, error) {

@@ -13,7 +13,6 @@ import (
 const burstSize = 8
 
 const (
-	settle    = 100 * time.Millisecond // of load before a measurement begins
 	forgotten = 25 * time.Millisecond  // after which a packet no longer counts as under way
 	catchUp   = time.Millisecond       // of packets that are sent late after this process was held up; others never are
 	heldUp    = 500 * time.Microsecond // between two looks at the clock: something else had this process's core
@@ -38,9 +37,9 @@ const (
 
 // generator is both ends of every relayed packet: all clients, and the one peer.
 type generator struct {
-	clients, peer *wire
-	peerAddr      netip.AddrPort
-	runs          uint32
+	clients, peer  *wire
+	settle, window time.Duration // of load before a measurement, and of one
+	runs           uint32
 }
 
 // flow is one client with its relay.
@@ -74,7 +73,7 @@ type sample struct {
 
 func clock() int64 { return time.Now().UnixNano() }
 
-func newGenerator(peer netip.AddrPort) (*generator, error) {
+func newGenerator(s settings, peer netip.AddrPort) (*generator, error) {
 	clients, err := listen(netip.AddrPortFrom(netip.IPv4Unspecified(), clientPort))
 	if err != nil {
 		return nil, err
@@ -83,7 +82,7 @@ func newGenerator(peer netip.AddrPort) (*generator, error) {
 	if err != nil {
 		return nil, errors.Join(err, clients.close())
 	}
-	return &generator{clients: clients, peer: at, peerAddr: peer}, nil
+	return &generator{clients: clients, peer: at, settle: s.settle, window: s.window}, nil
 }
 
 func (g *generator) close() error { return errors.Join(g.clients.close(), g.peer.close()) }
@@ -129,9 +128,9 @@ func (g *generator) pass(s *server, flows []flow, l load) *pass {
 }
 
 // measure sends one load through a server for a while.
-func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load, window time.Duration) (sample, error) {
+func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load) (sample, error) {
 	p := g.pass(s, flows, l)
-	if err := p.until(ctx, p.began+int64(settle), true); err != nil {
+	if err := p.until(ctx, p.began+int64(g.settle), true); err != nil {
 		return sample{}, err
 	}
 	before, err := usageOf(s.pid(), s.core)
@@ -139,7 +138,7 @@ func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load
 		return sample{}, err
 	}
 	start := clock()
-	p.window = [2]int64{start, start + int64(window)}
+	p.window = [2]int64{start, start + int64(g.window)}
 	p.measuring = true
 	err = p.until(ctx, p.window[1], true)
 	after, err2 := usageOf(s.pid(), s.core)

@@ -44,8 +44,10 @@ type settings struct {
 	sizes    []int         // payload bytes
 	rounds   int           // of every cell
 	window   time.Duration // of one measurement
+	settle   time.Duration // of load before one
 	inFlight int           // packets under way at saturation
 	held     int           // allocations whose memory is measured
+	quick    bool
 	json     bool
 	verbose  bool // say on stderr what is being measured
 }
@@ -77,7 +79,7 @@ func stopped() (context.Context, func()) {
 }
 
 func parse(given []string) (settings, error) {
-	s := settings{only: kinds, clients: []int{1, 100, 500}, sizes: []int{160, 1100}}
+	s := settings{only: kinds, clients: []int{1, 100, 500}, sizes: []int{160, 1100}, settle: 100 * time.Millisecond}
 	f := flag.NewFlagSet("bench-turn", flag.ContinueOnError)
 	f.StringVar(&s.orama, "orama", "", "our `binary`, run as `turn run --control`; built from this tree without it")
 	f.BoolVar(&s.null, "null", false, "coturn beside a second coturn: what this harness takes for equal")
@@ -100,15 +102,16 @@ func parse(given []string) (settings, error) {
 	f.IntVar(&s.held, "held", 2000, "allocations held for the memory of one")
 	f.BoolVar(&s.json, "json", false, "print one JSON object")
 	f.BoolVar(&s.verbose, "v", false, "say on stderr what is being measured")
-	quick := f.Bool("quick", false, "less than a minute: 100 clients, windows of 250 ms, 700 allocations")
+	f.BoolVar(&s.quick, "quick", false, "less than a minute: 100 clients, windows of 150 ms, 700 allocations")
 	if err := f.Parse(given); err != nil {
 		return s, err
 	}
 	set := map[string]bool{}
 	f.Visit(func(x *flag.Flag) { set[x.Name] = true })
-	if *quick {
+	if s.quick {
 		s.clients = pick(set["clients"], s.clients, []int{100})
-		s.window = pick(set["window"], s.window, 250*time.Millisecond)
+		s.window = pick(set["window"], s.window, 150*time.Millisecond)
+		s.settle /= 2
 		s.held = pick(set["held"], s.held, 700)
 	}
 	if slices.Min(s.sizes) < smallest || slices.Max(s.sizes) > largest {

@@ -25,7 +25,7 @@ const (
 
 // nice is the priority of servers and generator alike, where this user may have it: other work of the machine
 // then disturbs less.
-const nice = -15
+const nice = -20
 
 // What outer tells inner beside the flags.
 const (
@@ -72,8 +72,7 @@ func outer(given []string) (err error) {
 	cmd.Env = append(os.Environ(), envDir+"="+dir, envOurs+"="+ours, envCore+"="+strconv.Itoa(servers))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
-	cmd.SysProcAttr.Setsid = true // a scheduling group of its own, see pinned
-	if os.Getuid() != 0 {         // a user namespace lets anyone have a network namespace
+	if os.Getuid() != 0 { // a user namespace lets anyone have a network namespace
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
@@ -165,7 +164,8 @@ func pin(ctx context.Context, cpu int, path string, args ...string) (*exec.Cmd, 
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, self, append([]string{stagePinned, strconv.Itoa(cpu), path}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A session is a group of the scheduler (sched_autogroup), within which alone a nice value counts.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	return cmd, nil
 }
 
@@ -184,7 +184,6 @@ func pinned(args []string) error {
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return err
 	}
-	// Where sessions are groups of the scheduler (sched_autogroup), a nice value counts within the group alone.
 	unix.Setpriority(unix.PRIO_PROCESS, 0, nice)                        //nolint:errcheck // measures without it
 	os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(nice)), 0) //nolint:errcheck // likewise
 	return syscall.Exec(args[1], args[1:], os.Environ())

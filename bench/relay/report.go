@@ -106,7 +106,7 @@ var columns = map[string][]column{
 	kindSaturation: atSaturation(0.65, 1.5),
 	kindBursts:     atSaturation(0.45, 2.5),
 	kindAllocations: {
-		{keyRate, "a second", 1, least(2)}, {keyCPU, "CPU µs", 1, none}, {keyBusy, "busy %", 1, none},
+		{keyRate, "a second", 1, least(2)}, {keyCPU, "CPU µs", 1, none},
 	},
 	kindMemory:  {{keyMemory, "kB each", 1, most(0.4)}, {keyBase, "MB without", 1, none}},
 	kindStreams: {{keyCPU, "CPU µs", 1, most(1.1)}, {keyLoss, "loss %", 1, none}},
@@ -115,7 +115,7 @@ var columns = map[string][]column{
 func atSaturation(cpu, rate float64) []column {
 	return []column{
 		{keyCPU, "CPU µs", 1, most(cpu)}, {keyRate, "1000/s", 1e-3, least(rate)}, {keyEqualP99, "p99 µs, equal load", 1, most(0.5)},
-		{keyP99, "p99 µs, full", 1, most(1)}, {keyLoss, "loss %", 1, notAbove}, {keyEqualLoss, "loss %, equal", 1, notAbove}, {keyBusy, "busy %", 1, none},
+		{keyP99, "p99 µs, full", 1, most(1)}, {keyLoss, "loss %", 1, notAbove}, {keyEqualLoss, "loss %, equal", 1, notAbove},
 	}
 }
 
@@ -150,11 +150,13 @@ func (r *row) figure(key string) figure {
 }
 
 // disturbed is more, in percent of the time, than what a core may have been taken away for latencies and rates to be
-// trusted. CPU per packet stands more.
-const disturbed = 5
+// trusted; CPU per packet stands more. The kernel counts idle time in steps of 10 ms, so less is seen in short windows.
+func (r *report) disturbed() float64 { return 3 + 1000/float64(r.WindowMS) }
+
+func (s sample) noise() float64 { return max(s.Taken, s.Held) }
 
 // remark says what is to be known of a row's figures.
-func (r *row) remark() string {
+func (r *row) remark(disturbed float64) string {
 	var out []string
 	taken, held, busy := r.figure(keyTaken), r.figure(keyHeld), r.figure(keyBusy)
 	if most := max(taken.coturn, taken.ours, held.coturn, held.ours); most > disturbed {
@@ -253,7 +255,7 @@ func (r *report) table(out io.Writer, kind string) error {
 			}
 			fmt.Fprintf(w, "|\t%s\t%s\t%s\t%s\t", short(f.coturn*c.scale), short(f.ours*c.scale), ratio, c.bar.verdict(f.coturn, f.ours, f.ratio))
 		}
-		fmt.Fprintln(w, "  "+x.remark())
+		fmt.Fprintln(w, "  "+x.remark(r.disturbed()))
 	}
 	return w.Flush()
 }

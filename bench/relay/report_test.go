@@ -21,7 +21,7 @@ func TestBars(t *testing.T) {
 }
 
 func sampleReport() *report {
-	r := &report{Machine: "a machine", Rounds: 3}
+	r := &report{Machine: "a machine", Rounds: 3, WindowMS: 500}
 	c := cell{Kind: kindLight, Clients: 100, Bytes: 160, Way: string(up)}
 	for _, ours := range []float64{8, 9, 20} { // the third round was disturbed
 		r.add(c, reading{keyCPU: 10, keyP99: 40}, reading{keyCPU: ours, keyP99: 50, keyTaken: 1})

@@ -64,7 +64,7 @@ func (b *bench) streamCell(ctx context.Context, round int, groups [2]*group, siz
 	b.say("round %d: %s, %d bytes %s", round+1, groups[0].transport, size, dir)
 	var got [2]reading
 	for _, side := range sides(round) {
-		r, err := groups[side].measure(ctx, b.gen, load{dir: dir, size: size, burst: 1, rate: lightRate}, b.window)
+		r, err := groups[side].measure(ctx, b.gen, load{dir: dir, size: size, burst: 1, rate: lightRate})
 		if err != nil {
 			return fmt.Errorf("%s: %w", b.servers[side].name, err)
 		}
@@ -179,11 +179,11 @@ func (g *group) read(c net.Conn) {
 }
 
 // measure sends at a rate for a while, up by the connections, or down by the peer.
-func (g *group) measure(ctx context.Context, gen *generator, l load, window time.Duration) (reading, error) {
+func (g *group) measure(ctx context.Context, gen *generator, l load) (reading, error) {
 	p := gen.pass(g.server, g.flows, l)
 	g.run.Store(p.run)
 	g.arrived.Store(0)
-	if err := g.until(ctx, p, time.Now().Add(settle)); err != nil {
+	if err := g.until(ctx, p, time.Now().Add(gen.settle)); err != nil {
 		return nil, err
 	}
 	before, err := usageOf(g.server.pid(), g.server.core)
@@ -191,7 +191,7 @@ func (g *group) measure(ctx context.Context, gen *generator, l load, window time
 		return nil, err
 	}
 	start, first := clock(), g.count(p)
-	if err := g.until(ctx, p, time.Now().Add(window)); err != nil {
+	if err := g.until(ctx, p, time.Now().Add(gen.window)); err != nil {
 		return nil, err
 	}
 	after, err := usageOf(g.server.pid(), g.server.core)
