@@ -38,7 +38,7 @@ func (b *bench) allocations(ctx context.Context) error {
 }
 
 func (b *bench) allocating(ctx context.Context, s *server, client *int) (reading, error) {
-	begin, end := clock()+int64(b.settle), clock()+int64(b.settle+2*b.window)
+	begin, end := clock()+int64(b.settle), clock()+int64(b.settle+4*b.window)
 	t := talk{gen: b.gen, to: s.udp()}
 	var before, after usage
 	var first, last int

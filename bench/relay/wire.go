@@ -17,7 +17,6 @@ import (
 
 const (
 	batch       = 32       // messages a system call
-	segments    = 64       // datagrams that one message received may hold, UDP_MAX_SEGMENTS before Linux 6.9
 	received    = 64 << 10 // bytes of one message received: GRO's limit
 	sentAtMost  = 16 << 10 // bytes of one message sent: eight of the largest
 	control     = 128      // bytes of control messages, more than any need
