@@ -1,0 +1,43 @@
+package main
+
+import (
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestBucketsAreNarrow(t *testing.T) {
+	last := -1
+	for _, ns := range []uint64{0, 1, 127, 128, 129, 255, 256, 1000, 4095, 4096, 1e6, 123456789, 1e10} {
+		b := bucket(ns)
+		require.GreaterOrEqual(t, b, last)
+		last = b
+		require.LessOrEqual(t, lowest(b), ns)
+		require.Greater(t, lowest(b+1), ns)
+		require.LessOrEqual(t, float64(lowest(b+1)-lowest(b)), math.Max(1, float64(ns)/64))
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	var h histogram
+	require.Zero(t, h.percentile(0.99))
+	for ns := range int64(100) {
+		h.add(ns + 1)
+	}
+	require.EqualValues(t, 50, h.percentile(0.50))
+	require.EqualValues(t, 99, h.percentile(0.99))
+	require.EqualValues(t, 100, h.percentile(1))
+	require.EqualValues(t, 1, h.percentile(0))
+	h.add(-5) // clocks
+	h.add(math.MaxInt64)
+	require.EqualValues(t, 102, h.total)
+	h.reset()
+	require.Zero(t, h.percentile(0.5))
+}
+
+func TestMedian(t *testing.T) {
+	require.Zero(t, median(nil))
+	require.InDelta(t, 2, median([]float64{3, 1, 2}), 0)
+	require.InDelta(t, 2.5, median([]float64{4, 1, 2, 3}), 0)
+}
