@@ -131,16 +131,7 @@ func (s *Sender) Flush() {
 
 func (s *Sender) send(first, end int) {
 	for i := first; i < end; i++ {
-		m, h := &s.state[i], &s.msgs[i].Msghdr
-		h.Name, h.Namelen = &m.to.raw[0], m.to.len
-		h.SetIovlen(m.iov)
-		h.Control = nil
-		h.SetControllen(0)
-		if m.count > 1 {
-			binary.NativeEndian.PutUint16(s.ctrls[i][unix.CmsgLen(0):], uint16(m.seg)) //nolint:gosec // below trainSize
-			h.Control = &s.ctrls[i][0]
-			h.SetControllen(len(s.ctrls[i]))
-		}
+		s.address(i)
 	}
 	for failed := 0; first < end; {
 		n, errno := s.call(first, end)
@@ -162,6 +153,20 @@ func (s *Sender) send(first, end int) {
 			first++
 			failed = 0
 		}
+	}
+}
+
+// address fills in the kernel's header of a message.
+func (s *Sender) address(i int) {
+	m, h := &s.state[i], &s.msgs[i].Msghdr
+	h.Name, h.Namelen = &m.to.raw[0], m.to.len
+	h.SetIovlen(m.iov)
+	h.Control = nil
+	h.SetControllen(0)
+	if m.count > 1 {
+		binary.NativeEndian.PutUint16(s.ctrls[i][unix.CmsgLen(0):], uint16(m.seg)) //nolint:gosec // below trainSize
+		h.Control = &s.ctrls[i][0]
+		h.SetControllen(len(s.ctrls[i]))
 	}
 }
 
