@@ -176,7 +176,7 @@ func (p *pass) prepare() {
 	if p.burst > 1 {
 		p.from.shape(one)
 	} else {
-		p.from.shape(0)
+		p.from.shapeWhole()
 	}
 	for i := range batch {
 		m := p.from.message(i)

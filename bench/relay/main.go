@@ -96,13 +96,13 @@ func parse(given []string) (settings, error) {
 		s.sizes, err = numbers(v)
 		return err
 	})
-	f.IntVar(&s.rounds, "rounds", 3, "rounds of every cell; figures are medians over them")
-	f.DurationVar(&s.window, "window", 500*time.Millisecond, "length of one measurement")
+	f.IntVar(&s.rounds, "rounds", 5, "rounds of every cell; figures are medians over them")
+	f.DurationVar(&s.window, "window", 250*time.Millisecond, "length of one measurement")
 	f.IntVar(&s.inFlight, "in-flight", 256, "packets under way at saturation")
 	f.IntVar(&s.held, "held", 2000, "allocations held for the memory of one")
 	f.BoolVar(&s.json, "json", false, "print one JSON object")
 	f.BoolVar(&s.verbose, "v", false, "say on stderr what is being measured")
-	f.BoolVar(&s.quick, "quick", false, "less than a minute: 100 clients, windows of 150 ms, 700 allocations")
+	f.BoolVar(&s.quick, "quick", false, "less than a minute: 100 clients, three rounds, windows of 150 ms, 700 allocations")
 	if err := f.Parse(given); err != nil {
 		return s, err
 	}
@@ -110,6 +110,7 @@ func parse(given []string) (settings, error) {
 	f.Visit(func(x *flag.Flag) { set[x.Name] = true })
 	if s.quick {
 		s.clients = pick(set["clients"], s.clients, []int{100})
+		s.rounds = pick(set["rounds"], s.rounds, 3)
 		s.window = pick(set["window"], s.window, 150*time.Millisecond)
 		s.settle /= 2
 		s.held = pick(set["held"], s.held, 700)
