@@ -323,8 +323,9 @@ func TestCVE_2022_29190_EmptyDTLSFragments(t *testing.T) {
 			c, err := net.Dial("udp4", h.at(testPorts.HTTPS))
 			require.NoError(t, err)
 			defer c.Close()
+			c.Write(dtlsFragment(0, 1, 100, 0, make([]byte, 10))) //nolint:errcheck // a datagram; this one makes a session
 			for i := range 3 {
-				c.Write(dtlsFragment(uint64(i), 1, length, offset, nil)) //nolint:errcheck // a datagram
+				c.Write(dtlsFragment(uint64(1+i), 1, length, offset, nil)) //nolint:errcheck // a datagram
 			}
 		}
 	}
