@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,6 +38,7 @@ func TestProviders(t *testing.T) {
 			require.NoError(t, os.WriteFile(zone, []byte(`[{"name":"www","ttl":60,"type":"A","data":"192.0.2.1"}]`), 0o600))
 			return program(t, "zone", zone)
 		},
+		"documented program": documentedProgram,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Run("records", func(t *testing.T) { testProviderRecords(t, open(t)) })
@@ -120,6 +122,89 @@ func program(t *testing.T, does ...string) *Program {
 	require.NoError(t, err)
 	return NewProgram(append([]string{self, beTheProgram}, does...), nil)
 }
+
+// documentedProgram is the one that docs/operations.md shows, with a provider of ours in the place of its own.
+func documentedProgram(t *testing.T) Provider {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(text), "```go\npackage main\n")
+	require.True(t, found)
+	source, _, _ := strings.Cut(rest, "```")
+	dir := t.TempDir()
+	for _, swap := range [][2]string{{`"github.com/libdns/cloudflare"; `, ""}, {"/etc/orama/cloudflare.token", filepath.Join(dir, "token")},
+		{"&cloudflare.Provider{APIToken: strings.TrimSpace(string(token))}", "&provider{file: strings.TrimSpace(string(token))}"}} {
+		require.Contains(t, source, swap[0])
+		source = strings.Replace(source, swap[0], swap[1], 1)
+	}
+	zone := filepath.Join(dir, "zone")
+	for name, text := range map[string]string{"main.go": "package main\n" + source, "provider.go": fileProvider, "token": zone + "\n",
+		"zone": `[{"name":"www","ttl":60000000000,"type":"A","data":"192.0.2.1"}]`} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	build := exec.Command(tool(t, "go"), "build", "-o", filepath.Join(dir, "program"), filepath.Join(dir, "main.go"), filepath.Join(dir, "provider.go"))
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return NewProgram([]string{filepath.Join(dir, "program")}, nil)
+}
+
+// fileProvider is one of libdns's, with its zone in a file.
+const fileProvider = `package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"slices"
+
+	"github.com/libdns/libdns"
+)
+
+type provider struct{ file string }
+
+func (p *provider) zone() (all []libdns.RR) {
+	text, _ := os.ReadFile(p.file)
+	if err := json.Unmarshal(text, &all); err != nil {
+		panic(err)
+	}
+	return all
+}
+
+func (p *provider) keep(all []libdns.RR, touched []libdns.Record) ([]libdns.Record, error) {
+	text, err := json.Marshal(all)
+	if err != nil {
+		return nil, err
+	}
+	return touched, os.WriteFile(p.file, text, 0o600)
+}
+
+func (p *provider) GetRecords(context.Context, string) (out []libdns.Record, err error) {
+	for _, rr := range p.zone() {
+		r, err := rr.Parse()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func (p *provider) AppendRecords(_ context.Context, _ string, recs []libdns.Record) ([]libdns.Record, error) {
+	all := p.zone()
+	for _, r := range recs {
+		all = append(all, r.RR())
+	}
+	return p.keep(all, recs)
+}
+
+func (p *provider) DeleteRecords(_ context.Context, _ string, recs []libdns.Record) ([]libdns.Record, error) {
+	all := p.zone()
+	for _, r := range recs {
+		all = slices.DeleteFunc(all, func(h libdns.RR) bool { return h == r.RR() })
+	}
+	return p.keep(all, recs)
+}
+`
 
 const beTheProgram = "be-the-dns-program"
 
