@@ -217,7 +217,7 @@ func (h *host) looks() map[string]func(context.Context) error {
 		"gateway":     h.checkGateway,
 		"certificate": h.checkCertificates,
 	}
-	if h.cfg.DNS.Mode == "serve" || h.cfg.DNS.Mode == "rfc2136" {
+	if h.names.server != nil || h.names.foreign != nil {
 		l["dns"] = h.names.check
 	}
 	if h.walls.ufw != nil {
