@@ -54,6 +54,13 @@ func openForeign(c config.Node, log *slog.Logger) (*foreign, error) {
 	return nil, nil //nolint:nilnil // there is none
 }
 
+// compared is when the zone was last compared with what it should be.
+func (n *names) compared() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.at
+}
+
 // programZone is the zone that a program changes.
 func programZone(c config.Node) string { return cmp.Or(c.DNS.Zone, c.BaseDomain) }
 
