@@ -5,7 +5,7 @@
 export CGO_ENABLED = 0
 
 GO       ?= go
-FUZZTIME ?= 10
+FUZZTIME ?= 30
 VERSION  ?= 0.1.0
 ARCH     ?= $(shell $(GO) env GOARCH)
 # go test's packages at a time: compiling SQLite and pion needs a gigabyte each.

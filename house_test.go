@@ -413,3 +413,31 @@ func routes(t *testing.T) []string {
 	}
 	return out
 }
+
+// fuzzedLong are the parsers that strangers reach first, each to be fuzzed for half a minute in every run.
+var fuzzedLong = []string{"FuzzDecode", "FuzzSet", "FuzzFilterSDP", "FuzzParseAPIKey", "FuzzParseTURNUsername"}
+
+// CI runs `make test`, so what the Makefile and tools/fuzz say is what is done.
+func TestWhatStrangersReachIsFuzzedForLong(t *testing.T) {
+	script, err := os.ReadFile("tools/fuzz")
+	require.NoError(t, err)
+	listed := strings.Fields(regexp.MustCompile(`(?m)^packages=\((.*)\)$`).FindStringSubmatch(string(script))[1])
+	long := strings.Fields(regexp.MustCompile(`(?m)^first='(.*)'$`).FindStringSubmatch(string(script))[1])
+	require.Subset(t, long, fuzzedLong)
+	in := map[string]string{}
+	for _, f := range goFiles(t) {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && f.isTest() && strings.HasPrefix(fn.Name.Name, "Fuzz") {
+				in[fn.Name.Name] = "./" + f.dir
+			}
+		}
+	}
+	for _, target := range long {
+		require.Contains(t, listed, in[target], "tools/fuzz names %s, and not the package that has it", target)
+	}
+	makefile, err := os.ReadFile("Makefile")
+	require.NoError(t, err)
+	seconds, err := strconv.Atoi(string(regexp.MustCompile(`(?m)^FUZZTIME \?= (\d+)$`).FindSubmatch(makefile)[1]))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, seconds, 30)
+}

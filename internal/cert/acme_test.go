@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,9 +16,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+	"github.com/libdns/libdns"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -30,6 +34,9 @@ import (
 
 // certmagic paces the orders of an account by a goroutine that it never ends.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == beTheProgram {
+		syscall.Exit(beProgram(os.Args[2]))
+	}
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).permit"),
 		goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"))
 }
@@ -44,6 +51,8 @@ type world struct {
 	dns   *dns.Server
 	addr  string
 	store *store.Store
+
+	provider certmagic.DNSProvider // of challenges: the records, unless a test says otherwise
 }
 
 func newWorld(t *testing.T) *world {
@@ -56,7 +65,7 @@ func newWorld(t *testing.T) *world {
 	done := make(chan error, 1)
 	go func() { done <- w.dns.Run(ctx) }()
 	t.Cleanup(func() { stop(); require.NoError(t, <-done) })
-	w.store = w.open()
+	w.store, w.provider = w.open(), dns.Challenges{Records: w}
 	w.answer()
 	return w
 }
@@ -72,8 +81,12 @@ func (w *world) open() *store.Store {
 func (w *world) answer() {
 	txt, err := w.store.TXT(context.Background(), time.Now())
 	require.NoError(w.t, err)
-	require.NoError(w.t, w.dns.Set(dns.Zone{Base: base, Nameservers: []string{"ns1." + base}, TXT: txt,
-		Records: []orama.DNSRecord{{Name: "ns1." + base, Value: netip.MustParseAddr("127.0.0.1"), TTL: 60}}}))
+	require.NoError(w.t, w.serve(txt))
+}
+
+func (w *world) serve(txt []orama.TXTRecord) error {
+	return w.dns.Set(dns.Zone{Base: base, Nameservers: []string{"ns1." + base}, TXT: txt,
+		Records: []orama.DNSRecord{{Name: "ns1." + base, Value: netip.MustParseAddr("127.0.0.1"), TTL: 60}}})
 }
 
 func (w *world) SetTXT(ctx context.Context, r orama.TXTRecord, now time.Time) error {
@@ -89,7 +102,7 @@ func (w *world) RemoveTXT(ctx context.Context, name, value string) error {
 // node runs one node's certificates until the test, or stop, ends.
 func (w *world) node(directory string, roots *x509.CertPool, names ...string) (*cert.ACME, func()) {
 	w.t.Helper()
-	a := cert.NewACME(cert.ACMEOptions{Directory: directory, Roots: roots, Resolver: w.addr, Provider: dns.Challenges{Records: w},
+	a := cert.NewACME(cert.ACMEOptions{Directory: directory, Roots: roots, Resolver: w.addr, Provider: w.provider,
 		Records: w.open(), Sealer: w.keys, Base: base, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(w.t, a.Manage(w.t.Context(), names))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
@@ -199,6 +212,61 @@ func (w *world) nothingReadable(name string) {
 		require.NotContains(w.t, string(text), "*."+name)
 		require.NotContains(w.t, string(text), "wildcard_."+name)
 	}
+}
+
+// The challenges go into somebody else's zone, by a program.
+func TestAnOrderThroughAProgram(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ca := newAuthority(t, w.addr)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	zone := filepath.Join(t.TempDir(), "zone")
+	w.provider = servedFrom{w, zone, dns.NewProgram([]string{self, beTheProgram, zone}, slog.New(slog.DiscardHandler))}
+	a, _ := w.node(ca.url+"/dir", ca.pool, base, "*."+base)
+	until(t, a, "certificates", have(a))
+	require.NoError(t, verify(t, ca.roots(), leafFor(t, a, "x."+base), "x."+base))
+	left, err := os.ReadDir(zone)
+	require.NoError(t, err)
+	require.Empty(t, left, "the challenges were taken back")
+}
+
+const beTheProgram = "be-the-dns-program"
+
+// beProgram keeps each text of a zone as a file of that name.
+func beProgram(zone string) int {
+	var q struct {
+		Op, Zone string
+		Records  []struct{ Name, Type, Data string }
+	}
+	if json.NewDecoder(os.Stdin).Decode(&q) != nil || q.Zone != base+"." || os.MkdirAll(zone, 0o700) != nil {
+		return 1
+	}
+	for _, r := range q.Records {
+		file := filepath.Join(zone, r.Data)
+		if q.Op == "append" && (r.Name != "_acme-challenge" || r.Type != "TXT" || os.WriteFile(file, nil, 0o600) != nil) || q.Op == "delete" && os.Remove(file) != nil {
+			return 1
+		}
+	}
+	fmt.Println(`{"records":[]}`) // it need not say what it added
+	return 0
+}
+
+// servedFrom is the world's name server being that of the program's zone.
+type servedFrom struct {
+	w    *world
+	zone string
+	*dns.Program
+}
+
+func (s servedFrom) AppendRecords(ctx context.Context, zone string, recs []libdns.Record) ([]libdns.Record, error) {
+	added, err := s.Program.AppendRecords(ctx, zone, recs)
+	files, _ := os.ReadDir(s.zone)
+	var txt []orama.TXTRecord
+	for _, f := range files {
+		txt = append(txt, orama.TXTRecord{Name: "_acme-challenge." + base, Value: f.Name(), TTL: 10})
+	}
+	return added, errors.Join(err, s.w.serve(txt))
 }
 
 // A namespace that is disabled and enabled again has its certificate at once, without another order.

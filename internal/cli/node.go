@@ -110,7 +110,9 @@ Nothing is started. Done again it changes nothing, and it never touches another 
 	f.StringVar(&o.Enroll, "listen", "", "HOST:PORT where other hosts join, over TLS (default the public address, port 7946)")
 	f.StringSliceVar(&o.Store, "store", nil, `rqlite's URLs, or "sqlite" for one file (default rqlited where it is installed)`)
 	f.StringVar(&o.Firewall, "firewall", "", `"ufw", or "none" (default)`)
-	f.StringVar(&o.DNS, "dns", "", `"serve" the base domain, or "none" (default)`)
+	f.StringVar(&o.DNS, "dns", "", `"serve" the base domain, have a "program" keep it in another's zone, or "none" (default)`)
+	f.StringArrayVar(&o.DNSProgram, "dns-program", nil, "with --dns program: its absolute path, and again for each of its arguments")
+	f.StringVar(&o.DNSZone, "dns-zone", "", "with --dns program: the zone that the base domain is in (default the base domain)")
 	f.StringVar(&o.Certificates, "certificates", "", `"acme", or "authority" for one of our own (default)`)
 	f.StringVar(&o.Email, "acme-email", "", "the ACME account's contact")
 	return c

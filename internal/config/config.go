@@ -73,13 +73,15 @@ type Mesh struct {
 
 // DNS says who answers for the base domain.
 type DNS struct {
-	Mode        string   `yaml:"mode,omitempty"`        // "none" (as for ""), "serve", or "rfc2136"
+	Mode        string   `yaml:"mode,omitempty"`        // "none" (as for ""), "serve", "rfc2136", or "program"
 	Listen      []string `yaml:"listen,omitempty"`      // of serve: host:port, UDP and TCP
 	Nameservers []string `yaml:"nameservers,omitempty"` // of serve: the zone's NS names; "": dns-{node}.BASE for each node
 	Server      string   `yaml:"server,omitempty"`      // of rfc2136: host:port
 	KeyName     string   `yaml:"key_name,omitempty"`    // of rfc2136: the TSIG key's name
 	KeyFile     string   `yaml:"key_file,omitempty"`    // of rfc2136: file with its base64 secret
 	Algorithm   string   `yaml:"algorithm,omitempty"`   // of rfc2136: "hmac-sha256" (as for ""), "hmac-sha512"
+	Program     []string `yaml:"program,omitempty"`     // of program: an absolute path and its arguments, no secrets; see dns.Program
+	Zone        string   `yaml:"zone,omitempty"`        // of program: that base_domain is in; "": base_domain
 }
 
 // Certificates says where TLS certificates come from.

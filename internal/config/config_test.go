@@ -59,6 +59,11 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"a mesh without key", "turn:", "mesh: {wireguard: auto}\nturn:", "private_key"},
 		{"dns without an address", "turn:", "dns: {mode: serve}\nturn:", "listen"},
 		{"dns without a port", "turn:", "dns: {mode: serve, listen: [\"203.0.113.1\"]}\nturn:", "HOST:PORT"},
+		{"a dns program that is none", "turn:", "dns: {mode: program}\nturn:", "dns: mode program needs program"},
+		{"a dns program somewhere", "turn:", "dns: {mode: program, program: [\"orama-dns --zone x\"]}\nturn:", "further items"},
+		{"a dns program for nothing", "turn:", "dns: {mode: serve, listen: [\"203.0.113.1:53\"], program: [/bin/dns]}\nturn:", "of mode program"},
+		{"a dns program elsewhere", "turn:", "dns: {mode: program, program: [/bin/dns], zone: ama.test}\nturn:", "orama.test is not in the zone ama.test"},
+		{"an unknown dns mode", "turn:", "dns: {mode: carrier-pigeon}\nturn:", "\"program\""},
 		{"olric without addresses", "turn:", "cache: {engine: olric}\nturn:", "addresses"},
 		{"url style", "urls: ip", "urls: carrier-pigeon", "turn.urls"},
 		{"no gateway", "url: http://127.0.0.11:8080", "url: \"\"", "gateway"},
@@ -69,6 +74,14 @@ func TestMistakesAreNamed(t *testing.T) {
 			_, err := config.Parse("file", []byte(strings.Replace(good, tc.from, tc.to, 1)))
 			require.ErrorContains(t, err, tc.says)
 		})
+	}
+}
+
+func TestDNSProgram(t *testing.T) {
+	for _, zone := range []string{"", ", zone: orama.test", ", zone: Test."} {
+		c, err := config.Parse("file", []byte(good+"dns: {mode: program, program: [/usr/local/bin/orama-dns, --token-file, /etc/orama/token]"+zone+"}\n"))
+		require.NoError(t, err)
+		require.Equal(t, []string{"/usr/local/bin/orama-dns", "--token-file", "/etc/orama/token"}, c.DNS.Program)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // validateParts checks the choice of each real part, and that it has what it needs and nothing of another's.
@@ -20,7 +21,7 @@ func (c Node) validateParts() error {
 		{"mesh", c.Mesh.validate()},
 		{"supervisor", oneOf(c.Supervisor, "", "child", "systemd")},
 		{"firewall", oneOf(c.Firewall, "", "none", "ufw")},
-		{"dns", c.DNS.validate()},
+		{"dns", c.DNS.validate(c.BaseDomain)},
 		{"certificates", c.Certificates.validate()},
 		{"turn.https", oneOf(c.TURN.HTTPS, "", "shared", "off")},
 	} {
@@ -63,15 +64,28 @@ func (m Mesh) validate() error {
 	return either(absOrNone("private_key", m.PrivateKey), hostPorts("enroll", someOf(m.Enroll)...), oneOf(m.WireGuard, "", "existing", "auto", "userspace"))
 }
 
-func (d DNS) validate() error {
+func (d DNS) validate(base string) error {
 	switch {
 	case d.Mode == "serve" && len(d.Listen) == 0:
 		return fmt.Errorf("mode serve needs listen, such as 203.0.113.1:53")
 	case d.Mode == "rfc2136" && (d.Server == "" || d.KeyName == "" || d.KeyFile == ""):
 		return fmt.Errorf("mode rfc2136 needs server, key_name and key_file")
+	case d.Mode == "program" && len(d.Program) == 0:
+		return fmt.Errorf("mode program needs program, such as [/usr/local/bin/orama-dns-cloudflare]")
+	case d.Mode != "program" && (len(d.Program) > 0 || d.Zone != ""):
+		return fmt.Errorf("program and zone are of mode program")
+	case len(d.Program) > 0 && !filepath.IsAbs(d.Program[0]):
+		return fmt.Errorf("program: %q is not an absolute path; its arguments are further items of the list", d.Program[0])
+	case d.Zone != "" && !inZone(base, d.Zone):
+		return fmt.Errorf("zone: base_domain %s is not in the zone %s", base, d.Zone)
 	}
 	return either(hostPorts("listen", d.Listen...), hostPorts("server", someOf(d.Server)...), absOrNone("key_file", d.KeyFile),
-		oneOf(d.Algorithm, "", "hmac-sha256", "hmac-sha512"), oneOf(d.Mode, "", "none", "serve", "rfc2136"))
+		oneOf(d.Algorithm, "", "hmac-sha256", "hmac-sha512"), oneOf(d.Mode, "", "none", "serve", "rfc2136", "program"))
+}
+
+func inZone(name, zone string) bool {
+	name, zone = strings.ToLower(strings.TrimSuffix(name, ".")), strings.ToLower(strings.TrimSuffix(zone, "."))
+	return name == zone || strings.HasSuffix(name, "."+zone)
 }
 
 func (c Certificates) validate() error {

@@ -1,9 +1,12 @@
 package dns
 
 import (
+	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -13,7 +16,15 @@ import (
 	"orama.network/orama"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain is the tests, or the program of program_test.go when that runs this binary anew.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == beTheProgram {
+		syscall.Exit(beProgram(os.Args[2:])) // os.Exit would have the race detector wait a second for reports
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 func rec(name, addr string) orama.DNSRecord {
 	return orama.DNSRecord{Name: name, Value: netip.MustParseAddr(addr), TTL: 60}

@@ -14,7 +14,8 @@ import (
 	"orama.network/orama"
 )
 
-// Provider is somebody else's zone that can be read and changed; Updater is one, and libdns has some eighty.
+// Provider is somebody else's zone that can be read and changed. Updater is one, Program is another that leads to the
+// eighty or so of libdns.
 type Provider interface {
 	libdns.RecordGetter
 	libdns.RecordAppender
@@ -35,17 +36,19 @@ const (
 // turn-K.ns-NAME.BASE. BASE itself is the zone's owner's.
 type Pusher struct {
 	Provider Provider
-	Zone     string // that BASE is in; see Updater.FindZone
+	Zone     string // that BASE is in
 	Base     string
 }
 
 // label is one namespace's names in the zone.
 type label struct {
-	marked bool
+	marks  []libdns.Record  // as the zone has them
 	have   []libdns.Address // of the names that can be ours
 	proofs []libdns.Record  // answers to challenges
 	want   []orama.DNSRecord
 }
+
+func (l *label) marked() bool { return len(l.marks) > 0 }
 
 // Push makes the zone's addresses what they should be, and says how many records that changed. Nothing is sent when all
 // is right, so any node may push as often as it likes. Names outside the namespaces' are passed over. An error of kind
@@ -60,7 +63,7 @@ func (p *Pusher) Push(ctx context.Context, want []orama.DNSRecord) (changed int,
 	var taken []string
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		l := labels[name]
-		if !l.marked && len(l.have) > 0 && len(l.want) > 0 {
+		if !l.marked() && len(l.have) > 0 && len(l.want) > 0 {
 			taken = append(taken, name)
 			continue
 		}
@@ -108,7 +111,7 @@ func (p *Pusher) sort(have []libdns.Record, want []orama.DNSRecord) map[string]*
 		case libdns.TXT:
 			switch {
 			case host == markHost && r.Text == markText:
-				at(ns).marked = true
+				at(ns).marks = append(at(ns).marks, r)
 			case host == challengeHost:
 				at(ns).proofs = append(at(ns).proofs, r)
 			}
@@ -154,9 +157,8 @@ func hostsAddresses(host string) bool { return host != markHost && host != chall
 // difference is what to add and to delete at one namespace's names. The mark comes first and goes last.
 func (p *Pusher) difference(ns string, l *label) (add, del []libdns.Record) {
 	relative := func(name string) string { return libdns.RelativeName(dns.Fqdn(name), dns.Fqdn(p.Zone)) }
-	mark := libdns.TXT{Name: relative(markHost + "." + ns + "." + p.Base), TTL: markTTL, Text: markText}
-	if len(l.want) > 0 && !l.marked {
-		add = append(add, mark)
+	if len(l.want) > 0 && !l.marked() {
+		add = append(add, libdns.TXT{Name: relative(markHost + "." + ns + "." + p.Base), TTL: markTTL, Text: markText})
 	}
 	var want []libdns.Address
 	for _, r := range l.want {
@@ -169,7 +171,7 @@ func (p *Pusher) difference(ns string, l *label) (add, del []libdns.Record) {
 			add = append(add, w)
 		}
 	}
-	if !l.marked {
+	if !l.marked() {
 		return add, nil
 	}
 	for _, h := range l.have {
@@ -178,7 +180,7 @@ func (p *Pusher) difference(ns string, l *label) (add, del []libdns.Record) {
 		}
 	}
 	if len(want) == 0 {
-		del = append(append(del, l.proofs...), mark)
+		del = append(append(del, l.proofs...), l.marks...) // with the TTL that the zone gave them: deletion goes by it, too
 	}
 	return add, del
 }

@@ -244,7 +244,13 @@ func (m *memory) GetRecords(context.Context, string) ([]libdns.Record, error) {
 }
 
 func (m *memory) AppendRecords(_ context.Context, _ string, recs []libdns.Record) ([]libdns.Record, error) {
-	m.all = append(m.all, recs...)
+	for _, r := range recs {
+		parsed, err := r.RR().Parse()
+		if err != nil {
+			return nil, err
+		}
+		m.all = append(m.all, parsed)
+	}
 	return recs, nil
 }
 

@@ -26,7 +26,7 @@ func (g *Gateway) newHandler() http.Handler {
 	// huma's own form of an error never leaves the gateway: problemTransformer sees to it.
 	delete(api.OpenAPI().Components.Schemas.Map(), "ErrorModel")
 	g.routes = mux.patterns
-	return g.recovered(secure(g.cors(g.routed(mux))))
+	return g.measured(mux, g.recovered(secure(g.cors(g.routed(mux)))))
 }
 
 // recorder is a mux that remembers its patterns, so that a test can hold them against the document.

@@ -128,6 +128,7 @@ type Gateway struct {
 	sfus    *sfus
 	pages   *pages
 	handler http.Handler
+	metrics metrics
 
 	operator http.Handler // nil: not served
 	routes   []string     // patterns of the mux
@@ -160,7 +161,7 @@ func newGateway(cfg Config, deps Deps, tm timing) (*Gateway, error) {
 		cfg: cfg, store: deps.Store, keys: deps.Keys, rates: deps.Rates, log: deps.Log, now: deps.Now, timing: tm,
 		view: newView(deps.Store, deps.Now, tm), spread: spread{of: map[orama.NamespaceID]*counted{}},
 		sfus:  newSFUs(deps.Keys, deps.Now, tm.dialWithin, cfg.MeshIP),
-		pages: pages, operator: deps.Operator, pipes: map[*pipe]struct{}{},
+		pages: pages, operator: deps.Operator, pipes: map[*pipe]struct{}{}, metrics: newMetrics(),
 	}
 	g.stopped, g.stop = context.WithCancel(context.Background())
 	g.handler = g.newHandler()

@@ -102,6 +102,7 @@ type Evidence struct {
 	Mesh         map[orama.NodeID]string      // why From does not reach a node over the mesh, or ""
 	Gateways     map[orama.NodeID]GatewaySeen // as reached by their public URLs
 	Names        []NameSeen
+	NoServers    string // why it is not known who answers for the base domain, or ""
 	Certificates []CertificateSeen
 	Served       map[InstanceKey]string // why a TURN or SFU did not serve From as it would a client, or ""
 }

@@ -46,6 +46,10 @@ func checkDNS(e Evidence) []Finding {
 		}
 		found = append(found, wrongAnswer(s, want[s.Name])...)
 	}
+	if e.NoServers != "" {
+		found = append(found, Finding{Severity: SeverityCritical, Detail: "it cannot be found out who answers for " + e.BaseDomain + ": " + e.NoServers,
+			Next: "dig NS ZONE on this node; dns.zone in its configuration is the zone's name"})
+	}
 	if len(servers) == 0 {
 		return orFine(found, "%d names in the records; no name server is configured (dns: none), so none was asked", len(want))
 	}

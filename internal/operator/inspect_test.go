@@ -139,6 +139,7 @@ var breakages = []breakage{
 	{"name server is silent", func(e *Evidence) {
 		e.Names[0] = NameSeen{Server: "192.0.2.1:53", Name: e.Names[0].Name, Problem: "no answer"}
 	}, "dns", SeverityCritical, "", "", "no answer"},
+	{"nobody knows the name servers", func(e *Evidence) { e.NoServers = "no such host" }, "dns", SeverityCritical, "", "", "who answers for orama.test: no such host"},
 	{"an address too many", func(e *Evidence) { e.Names[0].Values = append(e.Names[0].Values, "203.0.113.9") }, "dns", SeverityCritical, "", "", "203.0.113.9"},
 	{"an address too few", func(e *Evidence) { e.Names[0].Values = nil }, "dns", SeverityCritical, "", "", "is nothing"},
 	{"records behind", func(e *Evidence) { e.instance(1, orama.RoleTURN).Observed.State = orama.StateFailed }, "dns", SeverityWarning, "", "", "not yet"},
@@ -270,7 +271,7 @@ func (l *looker) Mesh(ctx context.Context, to orama.Node) error {
 
 func (l *looker) Gateway(context.Context, string) (time.Duration, error) { return 0, nil }
 
-func (l *looker) NameServers(orama.Cluster) []string { return l.servers }
+func (l *looker) NameServers(context.Context, orama.Cluster) ([]string, error) { return l.servers, nil }
 
 func (l *looker) Lookup(_ context.Context, _, name string) ([]netip.Addr, error) {
 	if strings.HasPrefix(name, "turn-2") {

@@ -22,7 +22,7 @@ type Probes interface {
 	// Gateway asks a gateway whether it serves, and tells how far its clock is ahead of ours.
 	Gateway(ctx context.Context, base string) (ahead time.Duration, err error)
 	// NameServers are those that are to answer for the base domain, host:port; none when none is configured.
-	NameServers(c orama.Cluster) []string
+	NameServers(ctx context.Context, c orama.Cluster) ([]string, error)
 	// Lookup asks one of them for a name's A records. A name that does not exist has none, without an error.
 	Lookup(ctx context.Context, server, name string) ([]netip.Addr, error)
 	// Certificate shakes hands with a TLS server as a client that asks for the name; untrusted says why that client
@@ -202,7 +202,13 @@ func (e Evidence) ready(i orama.Instance) bool {
 
 func (g *gathering) names(ctx context.Context) {
 	want, _ := g.first.published()
-	for _, server := range g.d.Probes.NameServers(g.first.Cluster) {
+	bounded, cancel := context.WithTimeout(ctx, probeWithin)
+	defer cancel()
+	servers, err := g.d.Probes.NameServers(bounded, g.first.Cluster)
+	g.mu.Lock()
+	g.e.NoServers = problem(err)
+	g.mu.Unlock()
+	for _, server := range servers {
 		for name := range want {
 			g.probe(ctx, func(ctx context.Context) func(*Evidence) {
 				addrs, err := g.d.Probes.Lookup(ctx, server, name)

@@ -33,7 +33,7 @@ func openCertificates(cfg config.Node, records *store.Store, keys *auth.Keys, lo
 	case "files":
 		return cert.NewFiles(c.Cert, c.Key, log), nil, nil
 	case "acme":
-		provider, err := challenges(cfg, records)
+		provider, err := challenges(cfg, records, log)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -63,17 +63,21 @@ func openCertificates(cfg config.Node, records *store.Store, keys *auth.Keys, lo
 	return cert.NewDevelopment(ca, cfg.BaseDomain, []netip.Addr{cfg.PublicIP}), roots, nil
 }
 
-// challenges is where answers to ACME challenges are published: the zone that this cluster serves, or the server
-// that it updates.
-func challenges(cfg config.Node, records *store.Store) (certmagic.DNSProvider, error) {
-	if cfg.DNS.Mode == "rfc2136" {
-		return newUpdater(cfg.DNS)
+// challenges is where answers to ACME challenges are published: the zone that this cluster serves, or the one of
+// somebody else's that it updates.
+func challenges(cfg config.Node, records *store.Store, log *slog.Logger) (certmagic.DNSProvider, error) {
+	if cfg.DNS.Mode == "serve" {
+		return dns.Challenges{Records: records}, nil
 	}
-	if cfg.DNS.Mode != "serve" {
-		return nil, orama.Errorf(orama.KindInvalid, "invalid_config",
-			"certificates: mode acme proves the domain by DNS, so dns.mode has to be serve or rfc2136")
+	other, err := openForeign(cfg, log)
+	if err == nil && other == nil {
+		err = orama.Errorf(orama.KindInvalid, "invalid_config",
+			"certificates: mode acme proves the domain by DNS, so dns.mode has to be serve, rfc2136 or program")
 	}
-	return dns.Challenges{Records: records}, nil
+	if err != nil {
+		return nil, err
+	}
+	return other, nil
 }
 
 // turnCertificates covers every name under which a tenant's relay is reached.

@@ -63,6 +63,8 @@ type InitOptions struct {
 	Store        []string     // rqlite's URLs, or "sqlite"; rqlited where it is installed, else one file
 	Firewall     string       // "none"
 	DNS          string       // "none"
+	DNSProgram   []string     // with DNS "program": it and its arguments
+	DNSZone      string       // with DNS "program": that BaseDomain is in; BaseDomain
 	Certificates string       // "authority"
 	Email        string       // of ACME
 }
@@ -361,7 +363,7 @@ func (o InitOptions) config() (config.Node, error) {
 		Mesh:       config.Mesh{WireGuard: o.Mesh, Interface: o.Interface, ListenPort: o.MeshPort, Enroll: o.Enroll},
 		RunDir:     runDirFor(o.Supervisor),
 		Supervisor: o.Supervisor, Firewall: o.Firewall,
-		DNS:          config.DNS{Mode: o.DNS},
+		DNS:          config.DNS{Mode: o.DNS, Program: o.DNSProgram, Zone: o.DNSZone},
 		Certificates: config.Certificates{Mode: o.Certificates, Email: o.Email},
 		Gateway:      config.Gateway{URL: o.GatewayURL, HTTP: []string{hostPort(o.PublicIP, localHTTP)}, HTTPS: hostPort(o.PublicIP, localHTTPS)},
 		TURN:         config.TURN{URLs: "ip"},
@@ -376,7 +378,10 @@ func (o InitOptions) config() (config.Node, error) {
 		c.Gateway.URL = "http://" + hostPort(o.PublicIP, localHTTP)
 	}
 	if c.DNS.Mode == "serve" {
-		c.DNS.Listen, c.TURN.URLs = []string{hostPort(o.PublicIP, 53)}, "name"
+		c.DNS.Listen = []string{hostPort(o.PublicIP, 53)}
+	}
+	if c.DNS.Mode == "serve" || c.DNS.Mode == "program" {
+		c.TURN.URLs = "name"
 	}
 	if c.Certificates.Mode == "" {
 		c.Certificates.Mode = "authority"

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"orama.network/orama"
@@ -98,14 +99,22 @@ func (p probes) Gateway(ctx context.Context, base string) (time.Duration, error)
 	return probe.Gateway(ctx, base, p.roots)
 }
 
-// NameServers are the nodes that serve the zone, as their reports say, or the server that is updated.
-func (p probes) NameServers(c orama.Cluster) []string {
+// NameServers are the nodes that serve the zone, as their reports say, the server that is updated, or those that the
+// zone of a program names.
+func (p probes) NameServers(ctx context.Context, c orama.Cluster) ([]string, error) {
 	switch p.cfg.DNS.Mode {
 	case "rfc2136":
-		return []string{p.cfg.DNS.Server}
+		return []string{p.cfg.DNS.Server}, nil
+	case "program":
+		named, err := net.DefaultResolver.LookupNS(ctx, programZone(p.cfg))
+		var out []string
+		for _, ns := range named {
+			out = append(out, net.JoinHostPort(strings.TrimSuffix(ns.Host, "."), "53"))
+		}
+		return out, err
 	case "serve":
 	default:
-		return nil
+		return nil, nil
 	}
 	var out []string
 	for _, n := range c.Nodes {
@@ -113,7 +122,7 @@ func (p probes) NameServers(c orama.Cluster) []string {
 			out = append(out, net.JoinHostPort(n.PublicIP.String(), dnsPort(p.cfg.DNS.Listen)))
 		}
 	}
-	return slices.Compact(out)
+	return slices.Compact(out), nil
 }
 
 // dnsPort is the port of the first listener; every node of a cluster uses the same.

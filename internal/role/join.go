@@ -314,6 +314,11 @@ func joinNotes(cfg config.Node) []string {
 	if cfg.Certificates.Mode == "files" {
 		out = append(out, fmt.Sprintf("The cluster's certificates are files. Put this host's at %s and %s.", cfg.Certificates.Cert, cfg.Certificates.Key))
 	}
+	if cfg.DNS.Mode == "program" {
+		if info, err := os.Stat(cfg.DNS.Program[0]); err != nil || info.Mode()&0o111 == 0 {
+			out = append(out, fmt.Sprintf("The cluster's names are kept by a program. Put it at %s, with what it reads.", cfg.DNS.Program[0]))
+		}
+	}
 	if cfg.Store.Engine == "rqlite" && !cfg.Store.Run {
 		out = append(out, "The records are reached over the network; none are kept on this host.")
 	}

@@ -14,23 +14,21 @@ import (
 	"orama.network/orama/internal/store"
 )
 
-// pushEvery is how often somebody else's zone is compared with what it should be.
-const pushEvery = 10 * time.Second
-
 // names makes the base domain's names known as the configuration says: by a server of this node, by updates of
-// somebody else's, or not at all.
+// somebody else's zone, or not at all.
 type names struct {
 	cfg     config.Node
 	records *store.Store
 	server  *dns.Server // nil: not of this node
-	updater *dns.Updater
+	foreign *foreign    // nil: there is no other's zone
 	log     *slog.Logger
+	zone    string // of the foreign one, once it was found; of run alone
 
 	mu     sync.Mutex // guards the following fields
 	err    error      // of the last push
-	pushed []orama.DNSRecord
-	at     time.Time
-	zone   string
+	wanted []orama.DNSRecord
+	since  time.Time // when that changed
+	at     time.Time // when the zone was last compared
 }
 
 // openNames prepares what the configuration asks for; the server's sockets are bound at once, for whoever asks during a
@@ -41,20 +39,10 @@ func openNames(cfg config.Node, records *store.Store, log *slog.Logger) (*names,
 	case "serve":
 		n.server = dns.NewServer(dns.Options{Listen: cfg.DNS.Listen, Log: log})
 		return n, n.server.Listen()
-	case "rfc2136":
-		var err error
-		n.updater, err = newUpdater(cfg.DNS)
-		return n, err
 	}
-	return n, nil
-}
-
-func newUpdater(c config.DNS) (*dns.Updater, error) {
-	secret, err := dns.LoadKey(c.KeyFile)
-	if err != nil {
-		return nil, err
-	}
-	return dns.NewUpdater(dns.UpdaterOptions{Server: c.Server, KeyName: c.KeyName, Secret: secret, Algorithm: c.Algorithm})
+	var err error
+	n.foreign, err = openForeign(cfg, log)
+	return n, err
 }
 
 // run keeps the names what the records say until ctx ends. While the records cannot be read, what is known is served.
@@ -65,8 +53,9 @@ func (n *names) run(ctx context.Context) error {
 		go func() { served <- n.server.Run(ctx) }()
 		err := every(ctx, nil, nil, n.refresh)
 		return firstOf(<-served, err)
-	case n.updater != nil:
-		return every(ctx, nil, nil, n.push)
+	case n.foreign != nil:
+		// Providers bound what they do, by more than a look at the records may take.
+		return every(ctx, nil, nil, func(bounded context.Context) { n.push(ctx, bounded) })
 	}
 	<-ctx.Done()
 	return nil
@@ -102,33 +91,33 @@ func (n *names) refresh(ctx context.Context) {
 }
 
 // push brings somebody else's zone in step, when something changed or it was not compared for a while.
-func (n *names) push(ctx context.Context) {
-	c, err := n.records.Cluster(ctx)
+func (n *names) push(ctx, look context.Context) {
+	c, err := n.records.Cluster(look)
 	if err != nil {
 		return
 	}
 	want := slices.Concat(c.DNS, plan.Hosts(c, n.cfg.BaseDomain, time.Now()))
-	n.mu.Lock()
-	fresh := slices.Equal(want, n.pushed) && time.Since(n.at) < pushEvery
-	zone := n.zone
-	n.mu.Unlock()
-	if fresh {
+	if !n.due(c, want, time.Now()) {
 		return
 	}
-	if zone == "" {
-		if zone, err = n.updater.FindZone(ctx, n.cfg.BaseDomain); err != nil {
-			n.note(err, "the name server cannot be updated")
+	if n.zone == "" {
+		if n.zone, err = n.foreign.find(ctx, n.cfg.BaseDomain); err != nil {
+			n.note(err, n.foreign.what+" cannot be updated")
 			return
 		}
 	}
-	p := dns.Pusher{Provider: n.updater, Zone: zone, Base: n.cfg.BaseDomain}
+	began := time.Now()
+	p := dns.Pusher{Provider: n.foreign, Zone: n.zone, Base: n.cfg.BaseDomain}
 	changed, err := p.Push(ctx, want)
+	if ctx.Err() != nil {
+		return
+	}
 	n.mu.Lock()
-	n.zone, n.pushed, n.at = zone, want, time.Now() // what was refused is tried again after pushEvery
+	n.at = began // what was refused is tried again after a while
 	n.mu.Unlock()
-	n.note(err, "the name server cannot be updated")
+	n.note(err, n.foreign.what+" cannot be updated")
 	if changed > 0 {
-		n.log.Info("the name server was updated", "records", changed)
+		n.log.Info(n.foreign.what+" was updated", "records", changed)
 	}
 }
 

@@ -217,7 +217,7 @@ func (h *host) looks() map[string]func(context.Context) error {
 		"gateway":     h.checkGateway,
 		"certificate": h.checkCertificates,
 	}
-	if h.cfg.DNS.Mode == "serve" || h.cfg.DNS.Mode == "rfc2136" {
+	if h.names.server != nil || h.names.foreign != nil {
 		l["dns"] = h.names.check
 	}
 	if h.walls.ufw != nil {
@@ -397,6 +397,7 @@ func (h *host) admin() http.Handler {
 	mux.Handle("/v1/operator-keys/", keyring)
 	nodeRoutes(mux, h.enrol, h.mesh)
 	mux.HandleFunc("GET /v1/node/report", h.serveNodeReport)
+	mux.Handle("GET /metrics", h.metrics())
 	mux.HandleFunc("GET /v1/node", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{"id": h.cfg.ID, "units": h.units.Units()}) //nolint:errcheck // the reader went away
