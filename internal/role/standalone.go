@@ -150,6 +150,9 @@ func (s *standalone) openCertificates() error {
 	if err := s.takeCertificate(); err != nil {
 		return err
 	}
+	if p := s.Ports; p.NoTLS && p.NoDTLS && p.NoHTTPS {
+		return nil // nobody will see it
+	}
 	leaf, err := leafOf(s.pem[0])
 	if err != nil {
 		return err
