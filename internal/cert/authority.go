@@ -77,10 +77,19 @@ func LoadAuthority(dir string) (*Authority, error) {
 	return &Authority{cert: pair.Leaf, key: key}, nil
 }
 
-func createAuthority(dir, name string) (*Authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// NewAuthority makes an authority that is kept nowhere: it ends with the process.
+func NewAuthority(name string) (*Authority, error) {
+	key, der, err := makeAuthority(name)
 	if err != nil {
 		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	return &Authority{cert: leaf, key: key}, err
+}
+
+func makeAuthority(name string) (key *ecdsa.PrivateKey, der []byte, err error) {
+	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, nil, err
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
@@ -93,7 +102,12 @@ func createAuthority(dir, name string) (*Authority, error) {
 		MaxPathLenZero:        true,
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	der, err = x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	return key, der, err
+}
+
+func createAuthority(dir, name string) (*Authority, error) {
+	key, der, err := makeAuthority(name)
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ var _ Source = (*Files)(nil)
 // logged, shown by Status, and looked at again.
 func NewFiles(certFile, keyFile string, log *slog.Logger) *Files {
 	f := &Files{cert: certFile, key: keyFile, log: log, changed: make(chan struct{}, 1)}
-	f.look()
+	f.Look()
 	return f
 }
 
@@ -58,13 +58,13 @@ func (f *Files) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			f.look()
+			f.Look()
 		}
 	}
 }
 
-// look reads the files unless they are the ones that serve.
-func (f *Files) look() {
+// Look reads the files unless they are the ones that serve; Run does so by itself.
+func (f *Files) Look() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var now [2]os.FileInfo

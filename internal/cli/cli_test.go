@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"net/netip"
 	"os"
 	"testing"
 
@@ -22,6 +23,8 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
+			pid := os.Getpid()
+			e.Setenv("IP", netip.AddrFrom4([4]byte{127, byte(160 + pid>>8&31), byte(pid), 9}).String()) // nobody else's
 			return nil
 		},
 	})

@@ -30,21 +30,6 @@ func controlFlag(c *cobra.Command, control *string, what string) *cobra.Command 
 	return c
 }
 
-func (a *app) turn() *cobra.Command {
-	var u role.Unit
-	var leases bool
-	run := &cobra.Command{
-		Use: "run", Short: "Run this host's TURN server (started by the node's agent)", Args: args(cobra.NoArgs),
-		Example: "  orama turn run --control /run/orama/turn.sock",
-		RunE: func(c *cobra.Command, _ []string) error {
-			u.Log = a.logger(slog.LevelInfo)
-			return role.TURN(c.Context(), u, leases)
-		},
-	}
-	run.Flags().BoolVar(&leases, "leases", false, "serve a namespace only while somebody holds its lease")
-	return group(&cobra.Command{Use: "turn", Short: "The relay that clients reach media through"}, unitFlags(run, &u), a.turnLease())
-}
-
 func (a *app) turnLease() *cobra.Command {
 	var control, ns string
 	c := &cobra.Command{

@@ -24,8 +24,8 @@ import (
 // longest name we put below a cluster's directory: /node-99/sfu-<40 bytes>.sock.
 const maxSocketPath = 107 - 60
 
-// maxControlBody bounds what a control socket reads, in bytes.
-const maxControlBody = 4 << 20
+// maxControlBody bounds what a control socket reads, in bytes, and what is read of its answer.
+const maxControlBody = 8 << 20
 
 // RunDir is where a cluster's Unix sockets live: its data directory, or, where that path is too
 // long for a socket's address, a private directory that anyone can compute from it.
@@ -138,6 +138,14 @@ func (u unit) apply(ctx context.Context, spec any) error {
 	return u.do(ctx, http.MethodPut, "/v1/config", spec, nil)
 }
 
+// unitError is what a unit answered instead of doing as it was asked.
+type unitError struct {
+	status int
+	text   string
+}
+
+func (e *unitError) Error() string { return e.text }
+
 func (u unit) do(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -161,7 +169,7 @@ func (u unit) do(ctx context.Context, method, path string, in, out any) error {
 		return err
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
-		return errors.New(string(bytes.TrimSpace(text)))
+		return &unitError{resp.StatusCode, string(bytes.TrimSpace(text))}
 	}
 	if out == nil {
 		return nil
@@ -172,10 +180,7 @@ func (u unit) do(ctx context.Context, method, path string, in, out any) error {
 // controlMux serves a unit's control socket: its status, and its configuration taken whole.
 func controlMux[Spec, Status any](apply func(Spec) error, status func() Status) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(status()) //nolint:errcheck // the reader went away
-	})
+	statusRoute(mux, status)
 	mux.HandleFunc("PUT /v1/config", func(w http.ResponseWriter, r *http.Request) {
 		var spec Spec
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxControlBody)).Decode(&spec); err != nil {
@@ -189,4 +194,13 @@ func controlMux[Spec, Status any](apply func(Spec) error, status func() Status) 
 		w.WriteHeader(http.StatusNoContent)
 	})
 	return mux
+}
+
+func statusRoute[Status any](mux *http.ServeMux, status func() Status) {
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, status()) })
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) //nolint:errcheck // the reader went away
 }

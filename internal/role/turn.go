@@ -32,6 +32,7 @@ func TURN(ctx context.Context, u Unit, leases bool) error {
 	srv := turn.New(u.Log, reg)
 	mux := controlMux(srv.Apply, srv.Status)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	relayRoutes(mux, srv)
 	if leases {
 		srv.UseLeases()
 		leaseRoutes(mux, srv)
