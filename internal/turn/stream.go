@@ -123,7 +123,7 @@ func (k *conn) silentSince(t time.Time) bool {
 }
 
 // senders are lent to connections while they have something to send on.
-var senders = sync.Pool{New: func() any { return batch.NewSender() }}
+var senders = sync.Pool{New: func() any { return batch.NewSender(16) }}
 
 // read serves the client until the connection ends. What has arrived together goes on together, in one system call where it
 // is of one size: a frame stays where it is until one has to be waited for.

@@ -62,7 +62,7 @@ func newWorker(s *Server) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{
-		srv: s, events: events, recv: batch.NewReceiver(), send: batch.NewSender(), clients: map[batch.Key]*relay{},
+		srv: s, events: events, recv: batch.NewReceiver(), send: batch.NewSender(batch.Slots), clients: map[batch.Key]*relay{},
 		engine: &engine{srv: s, transport: transportUDP, replays: newReplays()},
 		heads:  make([]byte, 0, headsSize), text: make([]byte, 0, textSize), round: 1,
 		chance: *rand.NewChaCha8([32]byte([]byte(randomHex(16)))),

@@ -80,7 +80,7 @@ func TestDatagramsComeOneByOne(t *testing.T) {
 	for _, ip := range []netip.Addr{loopback, netip.IPv6Loopback()} {
 		a, from := open(t, ip, Options{Buffer: 1 << 20})
 		b, to := open(t, ip, Options{Fragment: true})
-		s, r := NewSender(), NewReceiver()
+		s, r := NewSender(64), NewReceiver()
 		addr := AddrOf(to)
 		for _, text := range []string{"one", "", "three"} {
 			require.True(t, s.Add(a, &addr, nil, 0, nil, []byte(text)))
@@ -101,7 +101,7 @@ func TestTrains(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		a, _ := open(t, loopback, Options{})
 		b, to := open(t, loopback, Options{Buffer: 1 << 20})
-		s, r := NewSender(), NewReceiver()
+		s, r := NewSender(64), NewReceiver()
 		s.Plain = plain
 		addr := AddrOf(to)
 		var h Hint
@@ -125,7 +125,7 @@ func TestNothingIsMixedUp(t *testing.T) {
 	a, _ := open(t, loopback, Options{Buffer: 4 << 20})
 	peers := []*net.UDPConn{peer(t), peer(t), peer(t)}
 	rapid.Check(t, func(rt *rapid.T) {
-		s := NewSender()
+		s := NewSender(64)
 		addrs, hints, want := make([]Addr, len(peers)), make([]Hint, len(peers)), make([][][]byte, len(peers))
 		for i, p := range peers {
 			addrs[i] = AddrOf(at(p))
@@ -152,8 +152,8 @@ func TestNothingIsMixedUp(t *testing.T) {
 
 func TestFull(t *testing.T) {
 	a, _ := open(t, loopback, Options{})
-	s, addr := NewSender(), AddrOf(at(peer(t)))
-	for range Messages {
+	s, addr := NewSender(64), AddrOf(at(peer(t)))
+	for range 64 {
 		require.True(t, s.Add(a, &addr, nil, 0, nil, []byte("x")))
 	}
 	require.False(t, s.Add(a, &addr, nil, 0, nil, []byte("x")))
@@ -165,7 +165,7 @@ func TestFull(t *testing.T) {
 func TestTrainTheKernelRefuses(t *testing.T) {
 	a, _ := open(t, loopback, Options{Fragment: true})
 	p := peer(t)
-	s, addr := NewSender(), AddrOf(at(p))
+	s, addr := NewSender(64), AddrOf(at(p))
 	var h Hint
 	big := make([]byte, 30000)
 	for i := range 2 {
@@ -187,7 +187,7 @@ func TestErrors(t *testing.T) {
 	closed, open := at(gone), peer(t)
 	gone.Close()
 	nowhere, somewhere := AddrOf(closed), AddrOf(at(open))
-	s := NewSender()
+	s := NewSender(64)
 	s.Add(a, &nowhere, nil, 0, nil, []byte("?"))
 	s.Flush()
 	var e Error
@@ -224,7 +224,7 @@ func TestReplace(t *testing.T) {
 	require.NoError(t, err, "the port is free")
 	defer Close(again)
 	require.NotEqual(t, fd, again)
-	r, s, addr := NewReceiver(), NewSender(), AddrOf(where)
+	r, s, addr := NewReceiver(), NewSender(64), AddrOf(where)
 	first, end := r.Receive(fd, 1)
 	require.Equal(t, first, end)
 	s.Add(fd, &addr, nil, 0, nil, []byte("x"))
@@ -264,7 +264,7 @@ func TestKeys(t *testing.T) {
 func TestNoAllocation(t *testing.T) {
 	a, from := open(t, loopback, Options{})
 	b, to := open(t, loopback, Options{})
-	s, r := NewSender(), NewReceiver()
+	s, r := NewSender(64), NewReceiver()
 	there, back := AddrOf(to), AddrOf(from)
 	var h Hint
 	body := make([]byte, 160)

@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// Slots is how many datagrams, or trains of them, a Receiver holds.
-	Slots = 64
+	// Slots is how many datagrams, or trains of them, a Receiver holds: enough that the packets of one flow meet in it under
+	// load, and go on as a train.
+	Slots = 256
 	// Headroom is free before each of them, in bytes, for whoever puts a header there.
 	Headroom = 64
 	// slotSize is the most that GRO puts together, in bytes: what an IP packet can carry.
@@ -32,7 +33,7 @@ type Receiver struct {
 	used  int
 }
 
-// NewReceiver makes one. Its 4 MB of buffers are touched only as far as datagrams are long.
+// NewReceiver makes one. Its 16 MB of buffers are touched only as far as datagrams are long.
 func NewReceiver() *Receiver {
 	r := &Receiver{bufs: make([]byte, Slots*(Headroom+slotSize))}
 	for i := range r.msgs {

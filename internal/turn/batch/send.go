@@ -8,8 +8,6 @@ import (
 )
 
 const (
-	// Messages is how many system-level messages a Sender collects before it must be flushed.
-	Messages = 64
 	// pieces is how many parts a message has at most: two for each segment.
 	pieces = 2 * segments
 	// segments is how many datagrams the kernel takes in one message (UDP_MAX_SEGMENTS was 64 at first).
@@ -21,10 +19,10 @@ const (
 // Sender collects datagrams and sends them with as few system calls as it can: those for one socket in one call, and those
 // of one size for one destination as one message that the kernel cuts (GSO).
 type Sender struct {
-	msgs  [Messages]mmsghdr
-	iovs  [Messages][pieces]unix.Iovec
-	ctrls [Messages][24]byte
-	state [Messages]message
+	msgs  []mmsghdr
+	iovs  [][pieces]unix.Iovec
+	ctrls [][24]byte
+	state []message
 	n     int
 
 	// Plain turns GSO off: every datagram is a message.
@@ -44,9 +42,12 @@ type message struct {
 	settled bool // the last was shorter, so no more fit
 }
 
-// NewSender makes one.
-func NewSender() *Sender {
-	s := &Sender{}
+// NewSender makes one that collects so many messages, each of which may be a train of datagrams, before it must be flushed.
+// It takes 2 kB for each.
+func NewSender(messages int) *Sender {
+	s := &Sender{
+		msgs: make([]mmsghdr, messages), iovs: make([][pieces]unix.Iovec, messages), ctrls: make([][24]byte, messages), state: make([]message, messages),
+	}
 	for i := range s.msgs {
 		h := &s.msgs[i].Msghdr
 		h.Iov = &s.iovs[i][0]
@@ -72,7 +73,7 @@ func (s *Sender) Add(fd int, to *Addr, h *Hint, round uint32, head, body []byte)
 			return true
 		}
 	}
-	if s.n == Messages {
+	if s.n == len(s.msgs) {
 		return false
 	}
 	i := s.n
@@ -175,7 +176,15 @@ func reported(e unix.Errno) bool {
 	return e == unix.ECONNREFUSED || e == unix.EHOSTUNREACH || e == unix.ENETUNREACH || e == unix.EPROTO || e == unix.EHOSTDOWN || e == unix.ENOPROTOOPT
 }
 
+// call sends what it can of [first, end) in one system call. A datagram in one piece goes by sendto, for the kernel copies
+// three structures less than for sendmsg: a fifth of the cost of a send.
 func (s *Sender) call(first, end int) (int, unix.Errno) {
+	if m := &s.state[first]; m.count == 1 && m.iov == 1 && end == first+1 {
+		v := &s.iovs[first][0]
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(m.fd), uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len),
+			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, uintptr(m.to.sockaddr()), uintptr(m.to.len))
+		return 1, errno
+	}
 	if end == first+1 {
 		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.state[first].fd), uintptr(unsafe.Pointer(&s.msgs[first])), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		return 1, errno
