@@ -190,6 +190,15 @@ func (s *standalone) apply(tenants []fileTenant) error {
 	if err != nil {
 		return err
 	}
+	if err := s.srv.Apply(s.spec(tenants, blocks)); err != nil {
+		return err
+	}
+	s.tell(tenants, blocks)
+	s.tenants, s.blocks = tenants, blocks
+	return nil
+}
+
+func (s *standalone) spec(tenants []fileTenant, blocks map[orama.NamespaceID]orama.PortRange) plan.TURNSpec {
 	spec := plan.TURNSpec{
 		Node: "standalone", PublicIP: s.Listen, RelayIP: s.RelayIP, Realm: s.Realm,
 		HTTPSBackend: s.HTTPS, HTTPSProxy: s.HTTPSProxy, CertPEM: string(s.pem[0]), KeyPEM: string(s.pem[1]),
@@ -197,12 +206,7 @@ func (s *standalone) apply(tenants []fileTenant) error {
 	for _, t := range tenants {
 		spec.Tenants = append(spec.Tenants, plan.TenantSpec{Namespace: t.ns, Secret: t.secret, Relay: blocks[t.ns], Rules: s.rulesOf(t), Limits: t.limits})
 	}
-	if err := s.srv.Apply(spec); err != nil {
-		return err
-	}
-	s.tell(tenants, blocks)
-	s.tenants, s.blocks = tenants, blocks
-	return nil
+	return spec
 }
 
 func (s *standalone) rulesOf(t fileTenant) []fence.Rule {

@@ -27,6 +27,7 @@ import (
 	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/cert"
 	"orama.network/orama/internal/fence"
+	"orama.network/orama/internal/plan"
 	"orama.network/orama/internal/turn"
 )
 
@@ -56,7 +57,7 @@ func newAlone(t *testing.T, tenants string, change ...func(*alone)) *alone {
 	a := &alone{t: t, reload: make(chan os.Signal), log: &page{}}
 	a.peer = echoes(t)
 	a.o = Standalone{
-		Listen: ip, RelayIP: aloneIP(), Ports: turn.Ports{UDP: 13478, TCP: 13478, TLS: 15349, NoDTLS: true, NoHTTPS: true}, Realm: "example.org",
+		Listen: ip, RelayIP: aloneIP(), Ports: turn.Ports{UDP: 13478, TCP: 13478, TLS: 15349, HTTPS: 10443, NoDTLS: true}, Realm: "example.org",
 		Tenants: filepath.Join(dir, "tenants.yaml"), Allow: []fence.Rule{{Prefix: netip.PrefixFrom(a.peer.Addr(), 32), First: a.peer.Port(), Last: a.peer.Port()}},
 		RelayPorts: orama.PortRange{First: 50000, Count: 400}, Metrics: netip.AddrPortFrom(ip, 9641).String(), Control: filepath.Join(dir, "turn.sock"),
 		Drain: 10 * time.Second, Reload: a.reload,
@@ -210,6 +211,11 @@ func TestStandalone(t *testing.T) {
 	second := a.relay("myapp", secretOne, conn)
 	require.True(t, second.reaches(a.peer))
 	require.Equal(t, 1, a.said("turn: TLS and DTLS have a certificate made at this start"))
+
+	// Nothing shares the HTTPS port, so it is the relay's for clients that ask for any name.
+	https, err := tls.Dial("tcp4", netip.AddrPortFrom(a.o.Listen, 10443).String(), &tls.Config{ServerName: "example.net", InsecureSkipVerify: true}) //nolint:gosec // as above
+	require.NoError(t, err)
+	require.NoError(t, https.Close())
 
 	// What operators see.
 	list, err := Relays(t.Context(), a.o.Control, "")
@@ -369,6 +375,8 @@ func TestStandaloneReloadsCertificates(t *testing.T) {
 	r := a.relay("myapp", secretOne, conn)
 	issue(a, "two.example.org")
 	a.reload <- syscall.SIGHUP
+	a.reload <- syscall.SIGHUP // taken once the first was dealt with
+	require.Equal(t, 2, a.said("a certificate was read"), "at once")
 	a.eventually(func() bool {
 		return shown().ConnectionState().PeerCertificates[0].VerifyHostname("two.example.org") == nil
 	})
@@ -378,6 +386,22 @@ func TestStandaloneReloadsCertificates(t *testing.T) {
 	a.eventually(func() bool { return a.said("the certificate in the files cannot be used") == 1 })
 	require.NoError(t, shown().ConnectionState().PeerCertificates[0].VerifyHostname("two.example.org"))
 	require.NoError(t, r.Close())
+}
+
+func TestStandaloneSpec(t *testing.T) {
+	shared, own := []fence.Rule{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), First: 1, Last: 2}}, []fence.Rule{{Prefix: netip.MustParsePrefix("10.1.0.0/16"), First: 3, Last: 4}}
+	limits := plan.TenantLimits{Allocations: 1, BytesPerSecond: 2, BurstBytes: 3, ClientAllocations: 4, ClientBytesPerSecond: 5, ClientBurstBytes: 6}
+	s := standalone{Standalone: Standalone{Listen: netip.MustParseAddr("192.0.2.1"), RelayIP: netip.MustParseAddr("192.0.2.2"), Realm: "example.org", Allow: shared,
+		HTTPS: "127.0.0.1:8443", HTTPSProxy: true}, pem: [2][]byte{[]byte("chain"), []byte("key")}}
+	one, two := orama.PortRange{First: 50000, Count: 1}, orama.PortRange{First: 50001, Count: 1}
+	require.Equal(t, plan.TURNSpec{
+		Node: "standalone", PublicIP: s.Listen, RelayIP: s.RelayIP, Realm: "example.org", HTTPSBackend: "127.0.0.1:8443", HTTPSProxy: true, CertPEM: "chain", KeyPEM: "key",
+		Tenants: []plan.TenantSpec{
+			{Namespace: "myapp", Secret: secretOne, Relay: one, Rules: shared, Limits: limits},
+			{Namespace: "other", Secret: secretTwo, Relay: two, Rules: own},
+		},
+	}, s.spec([]fileTenant{{ns: "myapp", secret: secretOne, limits: limits}, {ns: "other", secret: secretTwo, rules: own, own: true}},
+		map[orama.NamespaceID]orama.PortRange{"myapp": one, "other": two}))
 }
 
 func TestStandaloneRefusesToStart(t *testing.T) {
@@ -408,4 +432,29 @@ func TestStandaloneRefusesToStart(t *testing.T) {
 		require.ErrorContains(t, err, why)
 		require.NotContains(t, err.Error(), secretOne)
 	}
+}
+
+// The server that an agent configures is asked the same way.
+func TestRelaysOfAnAgentsServer(t *testing.T) {
+	l := newLeased(t)
+	list, err := Relays(t.Context(), l.control, "")
+	require.NoError(t, err)
+	require.NotNil(t, list.Relays)
+	require.Equal(t, orama.KindNotFound, orama.KindOf(EndRelay(t.Context(), l.control, "myapp/49152")))
+}
+
+func TestFindTURN(t *testing.T) {
+	dir := t.TempDir()
+	_, err := FindTURN(dir, "node-2")
+	require.Equal(t, orama.KindUnavailable, orama.KindOf(err))
+	require.ErrorContains(t, err, "--control")
+	runDir, err := RunDir(dir)
+	require.NoError(t, err)
+	want := turnSocket(runDir, "node-2")
+	require.NoError(t, os.MkdirAll(filepath.Dir(want), 0o700))
+	t.Cleanup(func() { os.RemoveAll(filepath.Dir(want)) }) // it may lie elsewhere, when the path is long
+	require.NoError(t, os.WriteFile(want, nil, 0o600))
+	got, err := FindTURN(dir, "node-2")
+	require.NoError(t, err)
+	require.Equal(t, want, got)
 }

@@ -55,6 +55,7 @@ func TestParseTenantsRefuses(t *testing.T) {
 		"{}":                                  "no tenant in it",
 		"hunter2":                             "mapping is expected",
 		"- hunter2":                           "mapping is expected",
+		"hunter2: x\nhunter2: y":              "already defined",
 		"myapp: hunter2\nmyapp: hunter2":      "already defined",
 		"hunter2\": hunter2":                  "a name that is none",
 		"myapp: [hunter2":                     "[1:",
