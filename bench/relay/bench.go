@@ -45,7 +45,7 @@ func newBench(s settings, p place) (*bench, error) {
 	}
 	again := time.Minute
 	if s.quick {
-		again = 10 * time.Second
+		again = 4 * time.Second
 	}
 	return &bench{settings: s, place: p, identity: id, gen: g, report: newReport(s), again: again}, nil
 }
