@@ -30,8 +30,17 @@ type sfus struct {
 	keys   *auth.Keys
 	now    func() time.Time
 	within time.Duration // for one dial
-	client *http.Client
+	client *http.Client  // for questions
+	joins  *http.Client  // for sockets: each has a connection made for it, which shows whether the host is there
 }
+
+const (
+	// connectWithin is how long a host of the mesh may take to accept a connection. A dead one is silent, and people wait.
+	connectWithin = 900 * time.Millisecond
+	// connectBeside is when a second try is made beside the first, whose SYN may have been lost: the kernel repeats it after
+	// a second only. A room moves when neither is answered.
+	connectBeside = 300 * time.Millisecond
+)
 
 // newSFUs dials from the node's mesh address, because an SFU answers nobody else; the zero address
 // leaves the choice to the kernel.
@@ -40,17 +49,59 @@ func newSFUs(keys *auth.Keys, now func() time.Time, within time.Duration, from n
 	if from.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
-	return &sfus{keys: keys, now: now, within: within, client: &http.Client{
-		Transport: &http.Transport{ // no proxy from the environment: the mesh is reached directly
-			DialContext:         dialer.DialContext,
-			MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
-			MaxResponseHeaderBytes: 16 << 10,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	client := func(t *http.Transport) *http.Client { // no proxy from the environment: the mesh is reached directly
+		t.MaxResponseHeaderBytes = 16 << 10
+		return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	}
+	return &sfus{keys: keys, now: now, within: within,
+		client: client(&http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second}),
+		joins: client(&http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return connect(ctx, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, addr) })
+		}}),
+	}
 }
 
-func (s *sfus) close() { s.client.CloseIdleConnections() }
+// connect makes one connection, by a second try beside the first where that is slow, within connectWithin.
+func connect(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectWithin)
+	defer cancel()
+	type made struct {
+		conn net.Conn
+		err  error
+	}
+	tries := make(chan made, 2)
+	try := func() {
+		conn, err := dial(ctx)
+		tries <- made{conn, err}
+	}
+	go try()
+	beside := time.NewTimer(connectBeside)
+	defer beside.Stop()
+	for running := 1; ; {
+		select {
+		case <-beside.C:
+			running++
+			go try()
+		case got := <-tries:
+			running--
+			if running > 0 { // the other is given up, or too late
+				cancel()
+				if other := <-tries; other.conn != nil {
+					if got.conn == nil {
+						return other.conn, nil
+					}
+					other.conn.Close()
+				}
+			}
+			return got.conn, got.err
+		}
+	}
+}
+
+func (s *sfus) close() {
+	s.client.CloseIdleConnections()
+	s.joins.CloseIdleConnections()
+}
 
 // errLost means that a process does not have its rooms any more, or never will again: another
 // one has to take them over.
@@ -76,7 +127,7 @@ func (s *sfus) dial(ctx context.Context, at netip.AddrPort, t auth.Ticket) (*soc
 	dialCtx, cancel := context.WithTimeout(ctx, s.within)
 	defer cancel()
 	conn, resp, err := dialSocket(dialCtx, "ws://"+at.String()+"/v1/signal", &websocket.DialOptions{
-		HTTPClient: s.client, HTTPHeader: http.Header{"Authorization": {"Ticket " + ticket}},
+		HTTPClient: s.joins, HTTPHeader: http.Header{"Authorization": {"Ticket " + ticket}},
 		CompressionMode: websocket.CompressionDisabled,
 	})
 	if err == nil {

@@ -19,6 +19,7 @@ import (
 const (
 	rqlitePatience = 15 * time.Second       // for how long an outage is waited for, by all calls of it together
 	rqliteAttempt  = 3 * time.Second        // for an answer of one node, which may hang; asking again is safe
+	rqliteBeside   = 300 * time.Millisecond // until another node is asked beside one that does not answer
 	rqlitePause    = 25 * time.Millisecond  // after asking every node in vain; doubled each time
 	rqlitePauseMax = 400 * time.Millisecond // so that a new leader is found soon
 )
@@ -44,6 +45,7 @@ type rqlite struct {
 	now      func() time.Time
 	patience time.Duration
 	attempt  time.Duration
+	beside   time.Duration
 	limit    int64 // of an answer, in bytes
 
 	mu    sync.Mutex
@@ -82,7 +84,7 @@ func newRQLite(o Options) (*rqlite, error) {
 			TLSHandshakeTimeout: 2 * time.Second, Proxy: nil}
 	}
 	// Before the first answer no outage is new: nobody waits for a store that may not be there yet.
-	r := &rqlite{user: o.User, password: o.Password, now: time.Now, patience: rqlitePatience, attempt: rqliteAttempt, limit: maxAnswer,
+	r := &rqlite{user: o.User, password: o.Password, now: time.Now, patience: rqlitePatience, attempt: rqliteAttempt, beside: rqliteBeside, limit: maxAnswer,
 		since: time.Unix(0, 0),
 		http:  &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	for _, raw := range o.URLs {
@@ -245,54 +247,107 @@ func (r *rqlite) away() time.Duration {
 	return r.now().Sub(r.since)
 }
 
-// round asks each node once, the one that answered last first.
+// reply is one node's answer in a round.
+type reply struct {
+	at   int
+	got  []result
+	sent bool // the node may have done what it was asked
+	err  error
+}
+
+// round asks each node once, the one that answered last first. Another is asked beside one that takes rqliteBeside: a host
+// that has died does not refuse, it is silent, and people wait for the answer.
 func (r *rqlite) round(ctx context.Context, req *request) ([]result, error) {
 	r.mu.Lock()
 	first := r.first
 	r.mu.Unlock()
-	var errs []error
-	for i := range r.nodes {
-		at := (first + i) % len(r.nodes)
-		got, err := r.ask(ctx, r.nodes[at], req)
-		if err == nil {
-			r.mu.Lock()
-			r.first, r.since = at, time.Time{}
-			r.mu.Unlock()
-			return got, nil
+	ctx, cancel := context.WithCancel(ctx)
+	replies := make(chan reply, len(r.nodes))
+	asked, waiting := 0, 0
+	defer func() {
+		cancel()
+		for ; waiting > 0; waiting-- {
+			<-replies
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", r.nodes[at].url, err))
-		if ctx.Err() != nil {
-			return nil, errors.Join(errs...)
+	}()
+	next := func() {
+		at := (first + asked) % len(r.nodes)
+		req.again = req.again || waiting > 0
+		asked++
+		waiting++
+		go func() {
+			got, sent, err := r.ask(ctx, r.nodes[at], req)
+			replies <- reply{at, got, sent, err}
+		}()
+	}
+	next()
+	beside := time.NewTicker(r.beside)
+	defer beside.Stop()
+	var errs []error
+	for {
+		select {
+		case <-beside.C:
+			if asked < len(r.nodes) {
+				next()
+			}
+		case got := <-replies:
+			waiting--
+			if got.err == nil {
+				r.answered(got.at)
+				return got.got, nil
+			}
+			req.again = req.again || got.sent
+			errs = append(errs, fmt.Errorf("%s: %w", r.nodes[got.at].url, got.err))
+			switch {
+			case ctx.Err() != nil:
+				return nil, errors.Join(errs...)
+			case asked < len(r.nodes):
+				next()
+				beside.Reset(r.beside)
+			case waiting == 0:
+				r.unanswered()
+				return nil, errors.Join(errs...)
+			}
 		}
 	}
+}
+
+// answered notes that the node is the one to ask first.
+func (r *rqlite) answered(at int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.first, r.since = at, time.Time{}
+}
+
+// unanswered notes that no node answers.
+func (r *rqlite) unanswered() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.since.IsZero() {
 		r.since = r.now()
 	}
-	return nil, errors.Join(errs...)
 }
 
-// ask asks one node, once it has caught up. A redirect is followed once, to another of the cluster's known nodes.
-func (r *rqlite) ask(ctx context.Context, n *rqliteNode, req *request) ([]result, error) {
+// ask asks one node, once it has caught up. A redirect is followed once, to another of the cluster's known nodes. sent
+// says that the node may have done what it was asked, although there is an error.
+func (r *rqlite) ask(ctx context.Context, n *rqliteNode, req *request) (got []result, sent bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.attempt)
 	defer cancel()
 	if err := r.caughtUp(ctx, n); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	got, err := r.post(ctx, n.url, req)
+	got, err = r.post(ctx, n.url, req)
 	var elsewhere errElsewhere
 	if errors.As(err, &elsewhere) {
 		if !r.knows(string(elsewhere)) {
-			return nil, fmt.Errorf("it sends us to %s, which is not among the store's urls", string(elsewhere))
+			return nil, false, fmt.Errorf("it sends us to %s, which is not among the store's urls", string(elsewhere))
 		}
 		got, err = r.post(ctx, string(elsewhere), req)
 	}
 	if err != nil {
 		n.set(false)
-		req.again = true
 	}
-	return got, err
+	return got, err != nil, err
 }
 
 func (r *rqlite) knows(base string) bool {

@@ -352,6 +352,27 @@ func TestANodeThatHangsIsLeft(t *testing.T) {
 	require.Equal(t, orama.KindUnavailable, orama.KindOf(err))
 }
 
+// A host that has died is silent: another node is asked beside it, soon, and what is written is written once.
+func TestASilentNodeIsNotWaitedFor(t *testing.T) {
+	c, s := filledRQLite(t)
+	s.engine.(*rqlite).attempt = time.Hour
+	before := cluster(t, s)
+	c.Next(rqlitetest.Hang)
+	began := time.Now()
+	require.Equal(t, before, cluster(t, s))
+	require.GreaterOrEqual(t, time.Since(began), rqliteBeside)
+	c.Next(rqlitetest.Hang)
+	require.NoError(t, s.Commit(t.Context(), orama.Change{Base: before.Revision, PutNamespaces: []orama.Namespace{{ID: "once"}}}))
+	late, done := make(chan struct{}), make(chan struct{}, 1)
+	c.Next(rqlitetest.Late(late, done)) // it is done after the other, which was asked beside it
+	require.NoError(t, s.Commit(t.Context(), orama.Change{Base: before.Revision + 1, PutNamespaces: []orama.Namespace{{ID: "twice"}}}))
+	close(late)
+	<-done
+	after := cluster(t, s)
+	require.Equal(t, before.Revision+2, after.Revision)
+	require.Len(t, after.Namespaces, len(before.Namespaces)+2)
+}
+
 func TestAnAnswerIsBounded(t *testing.T) {
 	c, s := filledRQLite(t)
 	impatient(s)

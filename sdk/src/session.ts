@@ -13,7 +13,7 @@ const stagger = 300;
 /** Gateways that are tried beside each other. */
 const racers = 4;
 /** ms in which a socket has to show life once media has stopped. */
-const lifeWithin = 1000;
+const lifeWithin = 800;
 /** ms a question over HTTP may take. */
 const askWithin = 5000;
 /** Gateways that are remembered. */
