@@ -84,10 +84,10 @@ export interface RoomEvents {
 const chatLabel = 'chat';
 /**
  * ms between tries for a new path; after the last one the room is joined anew. libwebrtc leaves a path that still counts as
- * alive only once nothing has come over it for 2.5 s, and takes another that has been good for 1 s: a second try within
- * that time would only begin it anew.
+ * writable only once nothing has come over it for 2.5 s and then another second, so it takes the new one 3.5 s after the loss:
+ * a second try before that would only begin it anew.
  */
-const restartAfter = [2500, 2500, 4000, 4000];
+const restartAfter = [3500, 3000, 4000, 4000];
 /** ms added at random before leaving a draining server, so that its peers do not move together. */
 const spread = 400;
 

@@ -273,7 +273,7 @@ test('silence restarts ICE, again and again, and connected comes with the packet
   assert.equal(FakePC.last.restarts, 1);
   assert.equal(states.at(-1), 'recovering');
   FakeSocket.last.say({ type: 'answer', sdp: sdp() });
-  await advance(1700);
+  await advance(2800);
   assert.equal(FakePC.last.restarts, 1, 'a new path is given its time');
   await advance(900);
   assert.equal(FakePC.last.restarts, 2);
@@ -306,7 +306,7 @@ test('restarts in vain end in a new join', async (t) => {
   const { room } = await enter();
   const first = FakeSocket.last;
   FakePC.last.ice('failed');
-  for (let s = 0; s < 14; s++) {
+  for (let s = 0; s < 16; s++) {
     if (FakePC.last.signalingState === 'have-local-offer') first.say({ type: 'answer', sdp: sdp() });
     await advance(1000);
   }
