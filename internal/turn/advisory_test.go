@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pion/stun/v4"
 	"github.com/stretchr/testify/require"
@@ -352,7 +353,8 @@ func TestCVE_2026_43994_NoOAuth(t *testing.T) {
 // Allocate got 508. GHSA-847g-qmc6-6m4r.
 func TestCVE_2026_73215_EvenPortLeaksNoPort(t *testing.T) {
 	h := newHost(t, func(h *host) { h.tenant(alpha).Relay.First, h.tenant(alpha).Relay.Count = 50000, 8 })
-	c := h.client("udp", alpha)
+	user, credential := auth.MintTURN(h.tenant(alpha).Secret, alpha, h.clock.expiry(24*time.Hour))
+	c := h.clientAs("udp", user, credential)
 	for range 40 {
 		for _, r := range []byte{0, 0, 0x80} {
 			a := c.do(stun.MethodAllocate, requestedTransport(protoUDP), attr{stun.AttrEvenPort, []byte{r}})
@@ -360,7 +362,7 @@ func TestCVE_2026_73215_EvenPortLeaksNoPort(t *testing.T) {
 				require.Zero(t, errorCode(c.refresh(0)))
 			}
 			if r != 0 {
-				h.clock.advance(31e9) // past the end of a reservation
+				h.clock.advance(31 * time.Second) // past the end of a reservation
 				h.srv.sweepAt(h.clock.now())
 			}
 		}

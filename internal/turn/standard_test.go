@@ -34,7 +34,9 @@ func TestNonceOutlivesRotation(t *testing.T) {
 		h.clock.advance(2 * time.Minute)
 		h.srv.sweepAt(h.clock.now())
 		if len(young) == 4 { // the oldest is eight minutes old
-			require.Equal(t, 437, errorCode(young[0].refresh()), "and not 438")
+			m := young[0].request(stun.MethodRefresh)
+			young[0].write(m.Raw)
+			require.Equal(t, 437, errorCode(young[0].answer(m.TransactionID, patience)), "and not 438")
 			young[0].conn.Close()
 			young = young[1:]
 		}
