@@ -16,7 +16,9 @@ const (
 	maxPermissions = 32
 	maxChannels    = 32
 
-	firstChannel, lastChannel = 0x4000, 0x4FFF // RFC 8656 section 12
+	// Channel numbers: RFC 8656 section 12 ends at 0x4FFF, for the sake of what else may share a client's socket. Clients of
+	// RFC 5766, coturn's among them, take any up to 0x7FFE; nothing else that comes here begins with those bits.
+	firstChannel, lastChannel = 0x4000, 0x7FFE
 )
 
 // permission lets an address send to the client.

@@ -335,11 +335,11 @@ func TestChannelLifetime(t *testing.T) {
 	}
 }
 
-// RFC 8656 section 12: the numbers, and what may be bound to what.
+// RFC 8656 section 12, and RFC 5766 section 11: the numbers, and what may be bound to what.
 func TestChannelNumbers(t *testing.T) {
 	h := newHost(t)
 	for number, code := range map[uint16]int{
-		0: 400, 1: 400, 0x3fff: 400, 0x4000: 0, 0x4001: 0, 0x4fff: 0, 0x5000: 400, 0x7ffe: 400, 0x7fff: 400, 0x8000: 400, 0xffff: 400,
+		0: 400, 1: 400, 0x3fff: 400, 0x4000: 0, 0x4001: 0, 0x4fff: 0, 0x5000: 0, 0x7ffe: 0, 0x7fff: 400, 0x8000: 400, 0xffff: 400,
 	} {
 		c := h.client("udp", alpha)
 		c.allocate()
