@@ -32,7 +32,8 @@ func (a *app) turn() *cobra.Command {
 // aloneFlags are those of a TURN server that no agent configures, as they are typed.
 type aloneFlags struct {
 	alone                              bool
-	listen, relayIP, realm, tenants    string
+	listen, relayIP                    []string
+	realm, tenants                     string
 	allow, transports                  []string
 	port, tlsPort, httpsPort           string
 	relayPorts                         string
@@ -99,8 +100,8 @@ Without --standalone the node's agent starts it and configures it over --control
 
 func (f *aloneFlags) add(s *pflag.FlagSet) {
 	s.BoolVar(&f.alone, "standalone", false, "be a TURN server of its own; the flags below are for it")
-	s.StringVar(&f.listen, "listen", "", "address that clients reach (required)")
-	s.StringVar(&f.relayIP, "relay-ip", "", "address of the relays, as peers see it (default that of --listen)")
+	s.StringSliceVar(&f.listen, "listen", nil, "address that clients reach, one of IPv4, of IPv6, or both (required)")
+	s.StringSliceVar(&f.relayIP, "relay-ip", nil, "address of the relays, as peers see it, likewise (default that of --listen)")
 	s.StringVar(&f.tenants, "tenants", "", "YAML file of names and secrets (required)")
 	s.StringArrayVar(&f.allow, "allow", nil, "what relays may reach, as CIDR[:PORTS]; may be repeated (default nothing)")
 	s.StringVar(&f.port, "port", "3478", "port of TURN over UDP and TCP, or off")
@@ -156,7 +157,7 @@ func (a *app) runAlone(c *cobra.Command, f aloneFlags, u role.Unit) error {
 func (f *aloneFlags) read() (o role.Standalone, err error) {
 	o = role.Standalone{Realm: f.realm, Tenants: f.tenants, TenantSize: f.tenantPorts, Cert: f.cert, Key: f.key, HTTPS: f.https, HTTPSProxy: f.httpsProxy, Metrics: f.metrics}
 	switch {
-	case f.listen == "":
+	case len(f.listen) == 0:
 		return o, errors.New("--listen is needed: the address of this machine that clients reach")
 	case f.tenants == "":
 		return o, errors.New("--tenants is needed: a YAML file with a line NAME: SECRET for each tenant; 'openssl rand -base64 32' makes a secret")
@@ -170,17 +171,16 @@ func (f *aloneFlags) read() (o role.Standalone, err error) {
 			return o, fmt.Errorf("--%s: %q is no HOST:PORT", at.flag, at.v)
 		}
 	}
-	if o.Listen, err = netip.ParseAddr(f.listen); err != nil {
-		return o, fmt.Errorf("--listen: %q is no IP address", f.listen)
+	if o.Listen, o.Listen6, err = families("listen", f.listen); err != nil {
+		return o, err
 	}
-	if o.RelayIP = o.Listen; f.relayIP != "" {
-		if o.RelayIP, err = netip.ParseAddr(f.relayIP); err != nil {
-			return o, fmt.Errorf("--relay-ip: %q is no IP address", f.relayIP)
+	if o.RelayIP, o.RelayIP6 = o.Listen, o.Listen6; len(f.relayIP) > 0 {
+		if o.RelayIP, o.RelayIP6, err = families("relay-ip", f.relayIP); err != nil {
+			return o, err
 		}
-	} else if o.Listen.IsUnspecified() {
+	} else if o.Listen.IsUnspecified() || o.Listen6.IsValid() && o.Listen6.IsUnspecified() {
 		return o, errors.New("--relay-ip is needed beside a --listen on every address: the one that peers are told")
 	}
-	o.Listen, o.RelayIP = o.Listen.Unmap(), o.RelayIP.Unmap()
 	for _, text := range f.allow {
 		r, err := fence.ParseRule(text)
 		if err != nil {
@@ -192,6 +192,27 @@ func (f *aloneFlags) read() (o role.Standalone, err error) {
 		return o, err
 	}
 	return o, f.readPorts(&o.Ports)
+}
+
+// families reads one address, or one of each family; six is the second family's.
+func families(flag string, texts []string) (one, six netip.Addr, err error) {
+	for _, text := range texts {
+		ip, err := netip.ParseAddr(text)
+		switch ip = ip.Unmap(); {
+		case err != nil:
+			return one, six, fmt.Errorf("--%s: %q is no IP address", flag, text)
+		case !one.IsValid():
+			one = ip
+		case six.IsValid() || one.Is4() == ip.Is4():
+			return one, six, fmt.Errorf("--%s: one IPv4 and one IPv6 address at most, not %s", flag, strings.Join(texts, " and "))
+		default:
+			six = ip
+		}
+	}
+	if six.IsValid() && one.Is6() {
+		one, six = six, one
+	}
+	return one, six, nil
 }
 
 func (f *aloneFlags) readPorts(p *turn.Ports) error {

@@ -35,7 +35,9 @@ const tenantsEvery = 250 * time.Millisecond
 // Standalone is what a TURN server is told that no agent configures.
 type Standalone struct {
 	Listen     netip.Addr
+	Listen6    netip.Addr // beside an IPv4 Listen, if valid
 	RelayIP    netip.Addr // relay sockets are bound and advertised here
+	RelayIP6   netip.Addr // beside an IPv4 RelayIP, if valid
 	Ports      turn.Ports
 	Realm      string
 	Tenants    string       // path of the tenants file
@@ -146,7 +148,7 @@ func (s *standalone) openCertificates() error {
 	if err != nil {
 		return err
 	}
-	s.certs = cert.NewDevelopment(ca, s.Realm, []netip.Addr{s.Listen})
+	s.certs = cert.NewDevelopment(ca, s.Realm, s.addresses())
 	if err := s.takeCertificate(); err != nil {
 		return err
 	}
@@ -180,8 +182,15 @@ func (s *standalone) takeCertificate() (err error) {
 	if hostName.MatchString(s.Realm) {
 		names = []string{s.Realm, "turn." + s.Realm}
 	}
-	s.pem[0], s.pem[1], err = s.certs.For(names, []netip.Addr{s.Listen})
+	s.pem[0], s.pem[1], err = s.certs.For(names, s.addresses())
 	return err
+}
+
+func (s *standalone) addresses() []netip.Addr {
+	if s.Listen6.IsValid() {
+		return []netip.Addr{s.Listen, s.Listen6}
+	}
+	return []netip.Addr{s.Listen}
 }
 
 // apply makes the server what the tenants and the certificate say, or leaves it as it is.
@@ -200,7 +209,7 @@ func (s *standalone) apply(tenants []fileTenant) error {
 
 func (s *standalone) spec(tenants []fileTenant, blocks map[orama.NamespaceID]orama.PortRange) plan.TURNSpec {
 	spec := plan.TURNSpec{
-		Node: "standalone", PublicIP: s.Listen, RelayIP: s.RelayIP, Realm: s.Realm,
+		Node: "standalone", PublicIP: s.Listen, PublicIP6: s.Listen6, RelayIP: s.RelayIP, RelayIP6: s.RelayIP6, Realm: s.Realm,
 		HTTPSBackend: s.HTTPS, HTTPSProxy: s.HTTPSProxy, CertPEM: string(s.pem[0]), KeyPEM: string(s.pem[1]),
 	}
 	for _, t := range tenants {
