@@ -15,10 +15,13 @@ import (
 	"orama.network/orama/internal/store/rqlitetest"
 )
 
-// outage is how long the store is away in TestColdBoot; ORAMA_E2E_OUTAGE makes it longer.
+// slowFor is how long the store is slow in TestColdBoot.
+const slowFor = 30 * time.Second
+
+// outage is how long the store is away in TestColdBoot; ORAMA_E2E_OUTAGE makes it another.
 func outage(t testing.TB) time.Duration {
 	t.Helper()
-	d := 30 * time.Second
+	d := 2 * time.Minute
 	if v := os.Getenv("ORAMA_E2E_OUTAGE"); v != "" {
 		var err error
 		d, err = time.ParseDuration(v)
@@ -73,6 +76,8 @@ func TestColdBoot(t *testing.T) {
 		first.must(t, "namespace", "enable", "webrtc", "--namespace", ns)
 	}
 	l.instancesAre(t, first, 30*time.Second, 2, 3)
+	first.must(t, "namespace", "origins", "myapp", "http://127.0.0.1:8000")
+	c := l.cluster(t)
 	before := l.placed(t, first)
 
 	t.Run("all well", func(t *testing.T) {
@@ -84,7 +89,7 @@ func TestColdBoot(t *testing.T) {
 	t.Run("slow store", func(t *testing.T) {
 		l.store.Always(rqlitetest.Hang)
 		l.reboot(t)
-		l.away(t)
+		l.away(t, slowFor)
 		l.store.Always(nil)
 		l.serves(t, time.Now())
 	})
@@ -97,16 +102,26 @@ func TestColdBoot(t *testing.T) {
 		_, _, _ = first.orama(t, "namespace", "disable", "webrtc", "--namespace", "gone") // it waits in vain for the host that is off
 		in(t, last.name, "ip link set eth0 up")
 		last.start(t)
+		m := c.meeting(t, "myapp", "boot")
+		m.enter(chromium, "ada")
+		m.enter(chromium, "bob")
+		m.allMeet(30 * time.Second)
 		l.store.Always(rqlitetest.Status(http.StatusServiceUnavailable, "leader not found"))
 		l.reboot(t)
-		l.away(t)
+		l.away(t, outage(t))
 		for _, h := range l.hosts {
 			for _, p := range h.processes(t) {
 				require.NotContains(t, strings.Join(p.argv, " "), "sfu run", "%s: nothing is started of what nobody confirms", h.name)
 			}
 		}
 		l.store.Always(nil)
-		l.serves(t, time.Now())
+		back := time.Now()
+		l.serves(t, back)
+		m.watch()
+		for _, p := range m.people {
+			p.until(20*time.Second, "the call is back by itself", "__probe.gaps().watched > 500 && __probe.gaps().lag < 500")
+			t.Logf("%s is in the call again %s after the store came back", p.user, ms(time.Since(back)))
+		}
 		eventually(t, 30*time.Second, func() string {
 			out, _, _ := first.orama(t, "namespace", "list", "--json")
 			if !strings.Contains(out, `"name":"gone","webrtc":false`) {
@@ -148,10 +163,9 @@ func (l *lab) serves(t testing.TB, since time.Time) {
 }
 
 // away waits out the store's absence: one warning on each host, and no more.
-func (l *lab) away(t testing.TB) {
+func (l *lab) away(t testing.TB, d time.Duration) {
 	t.Helper()
-	end := time.After(outage(t))
-	<-end
+	<-time.After(d)
 	for _, h := range l.hosts {
 		require.Equal(t, 1, h.warned(t), "%s", h.tail())
 	}

@@ -18,14 +18,18 @@ func TestCall(t *testing.T) {
 		name  string
 		asked []string
 		may   []string
+		only  string
 	}{
-		{"anyhow", nil, []string{"udp", "tcp"}},
-		{"tcp", []string{"tcp"}, []string{"tcp"}},
-		{"tls", []string{"tls"}, []string{"tls"}},
+		{"anyhow", nil, []string{"udp", "tcp"}, ""},
+		{"udp", []string{"udp"}, []string{"udp"}, ""},
+		{"tcp", []string{"tcp"}, []string{"tcp"}, ""},
+		{"tls", []string{"tls"}, []string{"tls"}, ""},
+		{"443", []string{"tls"}, []string{"tls"}, `^turns:[^:]*:443\?`}, // a firewall that lets nothing but HTTPS through
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			c := up(t)
 			m := c.meeting(t, c.Namespace, "call-"+way.name, way.asked...)
+			m.only = way.only
 			m.enter(chromium, "ada")
 			bob := m.enter(chromium, "bob")
 			m.enter(firefox, "cleo")
@@ -33,6 +37,9 @@ func TestCall(t *testing.T) {
 			for _, p := range m.people {
 				for _, x := range m.pairs(p) {
 					require.Contains(t, way.may, x.RelayProtocol, "%s does not use what it was given: %+v", p.user, x)
+					if way.only != "" && x.URL != "" {
+						require.Regexp(t, way.only, x.URL)
+					}
 					t.Logf("%s: %s to the relay at %s, from there to %s", p.user, x.RelayProtocol, x.Relay, x.SFU)
 				}
 			}

@@ -27,6 +27,7 @@ type meeting struct {
 	namespace  string
 	room       string
 	transports []string // none: whatever the cluster gives
+	only       string   // a pattern for the relays' URLs: the others are not there for who enters
 	site       string   // origin of participant.html
 	people     []*person
 }
@@ -56,6 +57,9 @@ func (m *meeting) enter(kind, user string) *person {
 	query := url.Values{"sdk": {m.c.Gateways[0] + "/sdk/orama.js"}}
 	p := &person{page: m.c.visit(m.t, kind, user, m.site+"/participant.html?"+query.Encode()), user: user}
 	p.until(10*time.Second, "the SDK is loaded", "!!window.participant")
+	if m.only != "" {
+		p.eval(nil, "__probe.confine(args[0])", m.only)
+	}
 	p.eval(nil, "return participant.look()")
 	options := map[string]any{"room": m.room, "token": token, "name": user}
 	if m.transports != nil {
@@ -112,6 +116,7 @@ type pair struct {
 	RelayProtocol string `json:"relayProtocol"`
 	Relay         string `json:"relay"` // the relay's address
 	SFU           string `json:"sfu"`
+	URL           string `json:"url"` // of the relay; not every browser tells
 }
 
 // pairs gives the selected pairs of a person: at least one, and every one through a relay.

@@ -66,6 +66,17 @@
     return out;
   }
 
+  // What a firewall that lets a port through alone leaves of the ways to the relays.
+  function confine(pattern) {
+    const fits = new RegExp(pattern);
+    const left = (c) => c && { ...c, iceServers: c.iceServers.map((s) => ({ ...s, urls: [s.urls].flat().filter((u) => fits.test(u)) })) };
+    const Open = RTCPeerConnection;
+    window.RTCPeerConnection = class extends Open {
+      constructor(c) { super(left(c)); }
+      setConfiguration(c) { super.setConfiguration(left(c)); }
+    };
+  }
+
   // The selected candidate pair of each connection: where it leaves from, and how.
   async function pairs() {
     const out = [];
@@ -81,7 +92,7 @@
         if (!local || !remote) continue;
         out.push({
           pc: i, type: local.candidateType, relayProtocol: local.relayProtocol ?? local.protocol, relay: local.address,
-          sfu: `${remote.address}:${remote.port}`, state: pair.state,
+          sfu: `${remote.address}:${remote.port}`, state: pair.state, url: local.url ?? '',
         });
       }
     }
@@ -136,6 +147,7 @@
   }
 
   window.__probe = {
+    confine,
     pcs, live, inbound, pairs, joins, sockets, timeline,
 
     async until(ms, holds) {

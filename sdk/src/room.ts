@@ -88,6 +88,8 @@ const chatLabel = 'chat';
  * a second try before that would only begin it anew.
  */
 const restartAfter = [3500, 3000, 4000, 4000];
+/** Tries for another socket of a call that was lost, about a quarter of an hour: calls come back by themselves. */
+const recoveryTries = 240;
 /** ms added at random before leaving a draining server, so that its peers do not move together. */
 const spread = 400;
 
@@ -139,7 +141,7 @@ export class Room extends Emitter<RoomEvents> {
         ...(options.metadata !== undefined && { metadata: options.metadata }),
         ...(options.autoSubscribe !== undefined && { auto_subscribe: options.autoSubscribe }),
       },
-      retry: options.retry ?? backoff(),
+      retry: options.retry ?? backoff({ tries: recoveryTries }),
       firstRetry: options.retry ?? backoff({ tries: 5 }),
     }, {
       joined: (m) => this.joined(m),
