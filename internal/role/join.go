@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/config"
@@ -57,7 +58,7 @@ func Join(ctx context.Context, o JoinOptions) (r InitResult, err error) {
 		q.MeshEndpoint = netip.AddrPortFrom(o.PublicIP, o.MeshPort).String()
 	}
 	o.tell("asking " + token.Address + " to let " + string(o.Node) + " in")
-	a, err := enroll.Join(ctx, token, q)
+	a, err := o.ask(ctx, token, q)
 	if err != nil {
 		return r, err
 	}
@@ -71,6 +72,33 @@ func Join(ctx context.Context, o JoinOptions) (r InitResult, err error) {
 		return r, err
 	}
 	return r, o.settle(stage, cfg)
+}
+
+const (
+	// refusedFor is how long a host that refuses connections is asked again: an agent that was just started lets nobody in
+	// before the records hold its own node.
+	refusedFor   = 10 * time.Second
+	refusedEvery = 250 * time.Millisecond
+)
+
+// ask asks to be let in. Where nobody listens yet nothing was said, so it may be said again.
+func (o JoinOptions) ask(ctx context.Context, t enroll.Token, q enroll.Request) (enroll.Answer, error) {
+	said := false
+	for until := time.Now().Add(refusedFor); ; {
+		a, err := enroll.Join(ctx, t, q)
+		if !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(until) {
+			return a, err
+		}
+		if !said {
+			said = true
+			o.tell("nobody listens there yet; asking again for " + refusedFor.String())
+		}
+		select {
+		case <-ctx.Done():
+			return a, err
+		case <-time.After(refusedEvery):
+		}
+	}
 }
 
 func (o JoinOptions) tell(text string) {

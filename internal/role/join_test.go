@@ -378,3 +378,29 @@ func TestANodeThatKnowsNobodyAsksAMember(t *testing.T) {
 	_, err = askMember(t.Context(), deaf, peers[0])
 	require.ErrorContains(t, err, "not of the cluster")
 }
+
+// An agent that was just started does not listen yet: it is asked again, and the user is told once.
+func TestJoinWaitsForAnAgentThatStarts(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := l.Addr().String()
+	require.NoError(t, l.Close())
+	came := make(chan struct{})
+	time.AfterFunc(2*refusedEvery, func() {
+		late, err := net.Listen("tcp", address)
+		if err != nil {
+			return
+		}
+		defer late.Close()
+		if c, err := late.Accept(); err == nil {
+			c.Close()
+			close(came)
+		}
+	})
+	var said []string
+	o := JoinOptions{Progress: func(text string) { said = append(said, text) }}
+	_, err = o.ask(t.Context(), enroll.NewToken([32]byte{1}, address), enroll.Request{Node: "node-2", PublicIP: netip.MustParseAddr("203.0.113.2"), MeshIP: netip.MustParseAddr("10.0.0.2")})
+	require.Error(t, err, "it hung up")
+	<-came
+	require.Equal(t, []string{"nobody listens there yet; asking again for 10s"}, said)
+}

@@ -58,6 +58,11 @@ export class FlowWatch {
     return (this.state = this.next(s, grew));
   }
 
+  /** Checks were answered since restart(). */
+  get alive(): boolean {
+    return this.provenAt !== null;
+  }
+
   /** Half of what would count as loss has passed: time to ask after the socket, which may share the path's fate. */
   doubtful(s: Sample): boolean {
     return this.state === 'flowing' && this.silentFor(s, 0.5);

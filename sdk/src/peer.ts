@@ -112,6 +112,11 @@ export class PeerLink {
     });
   }
 
+  /** Checks were answered since the last restart. */
+  get alive(): boolean {
+    return this.watch.alive;
+  }
+
   /** New credentials are for new relays; those in use outlive theirs. */
   setCredentials(c: Credentials): void {
     if (!this.closed) this.pc.setConfiguration(configuration(c));

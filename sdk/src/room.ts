@@ -83,11 +83,13 @@ export interface RoomEvents {
 /** The label of the channel that chat uses; its messages are plain text. */
 const chatLabel = 'chat';
 /**
- * ms between tries for a new path; after the last one the room is joined anew. libwebrtc leaves a path that still counts as
- * writable only once nothing has come over it for 2.5 s and then another second, so it takes the new one 3.5 s after the loss:
- * a second try before that would only begin it anew.
+ * ms that a new path is given; then the room is joined anew, with a new connection. A path whose end says that it is gone is left
+ * at once. One that is silent libwebrtc leaves only when nothing has come over it for 2.5 s and then another second, however
+ * good the new one is: a new connection is there sooner.
  */
-const restartAfter = [3500, 3000, 4000, 4000];
+const restartWithin = 2000;
+/** How often that is waited for while checks are answered: then the path may be good, and others silent. */
+const patientFor = 6;
 /** Tries for another socket of a call that was lost, about a quarter of an hour: calls come back by themselves. */
 const recoveryTries = 240;
 /** ms added at random before leaving a draining server, so that its peers do not move together. */
@@ -254,7 +256,7 @@ export class Room extends Emitter<RoomEvents> {
     if (!same) this.reset();
     this.syncPeers(m.peers ?? []);
     if (same) this.link!.resume();
-    if (same && this.flow === 'stalled') this.recover(0);
+    if (same && this.flow === 'stalled') this.recover();
     this.refresh();
   }
 
@@ -458,7 +460,7 @@ export class Room extends Emitter<RoomEvents> {
     this.flow = state;
     if (state === 'stalled') {
       this.session.doubt();
-      this.recover(0);
+      this.recover();
     } else {
       clearTimeout(this.recovery);
       this.recovery = undefined;
@@ -466,17 +468,22 @@ export class Room extends Emitter<RoomEvents> {
     this.refresh();
   }
 
-  // Asks for a new path until packets flow; while the socket is lost that has to wait for it.
-  private recover(attempt: number): void {
+  // Asks for a new path, and joins anew if it shows no life; while the socket is lost that has to wait for it.
+  private recover(): void {
     clearTimeout(this.recovery);
     const link = this.link;
     if (!link || this.flow !== 'stalled' || !this.session.joined) return;
-    const wait = restartAfter[attempt];
-    if (wait === undefined) return this.session.rejoin();
-    this.recovery = setTimeout(() => this.recover(attempt + 1), wait);
     void this.freshCredentials().then(() => {
       if (this.link === link && this.flow === 'stalled') link.restart();
     });
+    const wait = (left: number) => {
+      this.recovery = setTimeout(() => {
+        if (this.link !== link || this.flow !== 'stalled' || !this.session.joined) return;
+        if (link.alive && left > 1) wait(left - 1);
+        else this.session.rejoin();
+      }, restartWithin);
+    };
+    wait(patientFor);
   }
 
   private async freshCredentials(): Promise<void> {
