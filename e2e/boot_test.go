@@ -61,6 +61,9 @@ func (h *labHost) warned(t testing.TB) int {
 // Everything loses power, and comes back into every kind of trouble that the specification's cold boot knows.
 func TestColdBoot(t *testing.T) {
 	t.Parallel() // with TestExpiry: both spend most of their time waiting
+	if browsersAreUp != nil {
+		<-browsersAreUp
+	}
 	l := newLab(t)
 	l.serveRecords(t)
 	l.form(t)

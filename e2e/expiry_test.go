@@ -5,14 +5,22 @@ package e2e
 import (
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
+// browsersAreUp is closed once TestExpiry's browsers have started, or it has ended: what is timed beside it waits for that. nil
+// where it does not run.
+var browsersAreUp chan struct{}
+
 // A call goes on through the end of the credential it began with, while that credential makes no new relay.
 func TestExpiry(t *testing.T) {
+	browsersAreUp = make(chan struct{})
+	started := sync.OnceFunc(func() { close(browsersAreUp) })
+	t.Cleanup(started)
 	t.Parallel() // with TestColdBoot: both spend most of their time waiting
 	const ttl, call = 20 * time.Second, 90 * time.Second
 	c := up(t)
@@ -24,6 +32,7 @@ func TestExpiry(t *testing.T) {
 	ada := m.enter(chromium, "ada")
 	m.enter(firefox, "cleo")
 	m.allMeet(20 * time.Second)
+	started()
 	m.watch()
 	begun := time.Now()
 
