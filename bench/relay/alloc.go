@@ -11,6 +11,10 @@ const (
 	warmed      = 50 // allocations before the memory is first read: threads, pools and code are there then
 )
 
+// steady is for how long allocations come and go before they are counted: more than the second after which coturn
+// takes apart what was given back, so that each server pays for what it leaves behind.
+const steady = 1300 * time.Millisecond
+
 // rest is for how long a server may tidy up before its memory is read.
 const rest = 500 * time.Millisecond
 
@@ -21,10 +25,13 @@ func (b *bench) allocations(ctx context.Context) error {
 		return err
 	}
 	client := 0
-	for round := range b.rounds {
+	for round := range (b.rounds + 1) / 2 { // each takes long
 		var got [2]reading
 		for _, side := range sides(round) {
 			s := b.servers[side]
+			if err := b.quiet(ctx); err != nil {
+				return err
+			}
 			b.say("round %d: allocations of %s", round+1, s.name)
 			r, err := b.allocating(ctx, s, &client)
 			if err != nil {
@@ -37,8 +44,41 @@ func (b *bench) allocations(ctx context.Context) error {
 	return nil
 }
 
+const (
+	quietFor    = 100 * time.Millisecond
+	quietWithin = 5 * time.Second
+)
+
+// quiet waits until neither server has anything left to do: coturn takes relays apart some time after they were given
+// back, and would do so on the core, and at the cost, of whom is measured next.
+func (b *bench) quiet(ctx context.Context) error {
+	began := time.Now()
+	for time.Since(began) < quietWithin {
+		var used time.Duration
+		for _, s := range b.servers {
+			before, err := cpuOf(s.pid())
+			if err != nil {
+				return err
+			}
+			if err := pause(ctx, quietFor); err != nil {
+				return err
+			}
+			after, err := cpuOf(s.pid())
+			if err != nil {
+				return err
+			}
+			used = max(used, after-before)
+		}
+		if used < quietFor/50 {
+			break
+		}
+	}
+	b.say("quiet after %d ms", time.Since(began).Milliseconds())
+	return nil
+}
+
 func (b *bench) allocating(ctx context.Context, s *server, client *int) (reading, error) {
-	begin, end := clock()+int64(b.settle), clock()+int64(b.settle+4*b.window)
+	begin, end := clock()+int64(steady), clock()+int64(steady+4*b.window)
 	t := talk{gen: b.gen, to: s.udp()}
 	var before, after usage
 	var first, last int
@@ -78,7 +118,7 @@ func (b *bench) allocating(ctx context.Context, s *server, client *int) (reading
 // memory is what the resident set grows by for each allocation held; the kernel's part, a socket each, is not in it.
 // The base is what the process takes before, with all its threads.
 func (b *bench) memory(ctx context.Context) error {
-	for round := range b.rounds {
+	for round := range (b.rounds + 2) / 3 { // which hardly differ
 		if err := b.startBoth(ctx); err != nil {
 			return err
 		}

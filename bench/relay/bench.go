@@ -43,9 +43,9 @@ func newBench(s settings, p place) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	again := time.Minute
+	again := 50 * time.Second
 	if s.quick {
-		again = 4 * time.Second
+		again = 3 * time.Second
 	}
 	return &bench{settings: s, place: p, identity: id, gen: g, report: newReport(s), again: again}, nil
 }

@@ -96,7 +96,7 @@ func parse(given []string) (settings, error) {
 		s.sizes, err = numbers(v)
 		return err
 	})
-	f.IntVar(&s.rounds, "rounds", 5, "rounds of every cell; figures are medians over them")
+	f.IntVar(&s.rounds, "rounds", 5, "rounds of most cells, less of the slow ones; figures are medians over them")
 	f.DurationVar(&s.window, "window", 250*time.Millisecond, "length of one measurement")
 	f.IntVar(&s.inFlight, "in-flight", 256, "packets under way at saturation")
 	f.IntVar(&s.held, "held", 2000, "allocations held for the memory of one")
