@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,7 @@ type Unit struct {
 // configuration, serves until ctx ends, and then keeps living relays for at most the time to drain. With leases
 // it serves those namespaces alone of which somebody holds a lease.
 func TURN(ctx context.Context, u Unit, leases bool) error {
+	thrifty()
 	reg := newRegistry()
 	srv := turn.New(u.Log, reg)
 	mux := controlMux(srv.Apply, srv.Status)
@@ -42,6 +44,14 @@ func TURN(ctx context.Context, u Unit, leases bool) error {
 		defer cancel()
 		srv.Drain(bounded)
 	}, srv.Close)
+}
+
+// thrifty has the collector keep the heap within half of what lives, instead of the same again. A relay lives for
+// hours and its packets allocate nothing, so that costs little and makes an idle allocation a quarter smaller. GOGC overrules it.
+func thrifty() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 }
 
 // turnStatus words how a TURN process is, for systemctl status.
