@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -161,23 +162,25 @@ func TestFull(t *testing.T) {
 	require.True(t, s.Add(a, &addr, nil, 0, nil, []byte("x")))
 }
 
-// A segment longer than the way allows makes a train fail whole: its datagrams go one by one.
-func TestTrainTheKernelRefuses(t *testing.T) {
-	a, _ := open(t, loopback, Options{Fragment: true})
+// Where the kernel takes no train, as without checksums, its datagrams go one by one; and where it never does, no more
+// are made.
+func TestTrainsThatTheKernelRefuses(t *testing.T) {
+	a, _ := open(t, loopback, Options{})
+	require.NoError(t, unix.SetsockoptInt(a, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1))
 	p := peer(t)
 	s, addr := NewSender(64), AddrOf(at(p))
-	var h Hint
-	big := make([]byte, 30000)
-	for i := range 2 {
-		big := bytes.Clone(big)
-		big[0] = byte(i)
-		require.True(t, s.Add(a, &addr, &h, 1, nil, big))
+	for n := range maxRefused + 2 {
+		require.Equal(t, n >= maxRefused, s.Plain)
+		var h Hint
+		for i := range 3 {
+			require.True(t, s.Add(a, &addr, &h, 1, []byte("head"), []byte{byte(n), byte(i)}))
+		}
+		s.Flush()
+		for i := range 3 {
+			require.Equal(t, []byte{'h', 'e', 'a', 'd', byte(n), byte(i)}, read(t, p))
+		}
 	}
-	require.Equal(t, 1, s.n)
-	s.address(0)
-	s.single(0) // as after EMSGSIZE
-	require.Equal(t, byte(0), read(t, p)[0])
-	require.Equal(t, byte(1), read(t, p)[0])
+	require.Zero(t, s.Lost)
 }
 
 // An error that an earlier datagram caused costs none of those that follow, and is there to be read.

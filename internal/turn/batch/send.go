@@ -12,6 +12,9 @@ const (
 	pieces = 2 * segments
 	// segments is how many datagrams the kernel takes in one message (UDP_MAX_SEGMENTS was 64 at first).
 	segments = 64
+	// maxRefused trains in a row mean that the kernel takes none: it is older than 4.18. One way that takes none (no checksums
+	// in hardware, a small MTU) is no reason, as long as others do.
+	maxRefused = 64
 	// trainSize bounds a message in bytes: an IP packet with room for its headers.
 	trainSize = 65000
 )
@@ -25,8 +28,10 @@ type Sender struct {
 	state []message
 	n     int
 
-	// Plain turns GSO off: every datagram is a message.
+	// Plain turns GSO off: every datagram is a message. A Sender turns it on when the kernel has none.
 	Plain bool
+	// refused counts trains that the kernel did not take since the last one that it took.
+	refused int
 	// Lost counts datagrams that the kernel did not take.
 	Lost uint64
 }
@@ -137,6 +142,9 @@ func (s *Sender) send(first, end int) {
 	for failed := 0; first < end; {
 		n, errno := s.call(first, end)
 		if errno == 0 {
+			if s.state[first].count > 1 {
+				s.refused = 0
+			}
 			first += n
 			failed = 0
 			continue
@@ -147,6 +155,8 @@ func (s *Sender) send(first, end int) {
 			failed++ // an ICMP error of something sent before, told once; this was not sent
 		case s.state[first].count > 1 && (errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE || errno == unix.EOPNOTSUPP):
 			s.single(first) // no GSO on this way, or segments longer than its MTU
+			s.refused++
+			s.Plain = s.Plain || s.refused >= maxRefused
 			first++
 			failed = 0
 		default:
