@@ -162,7 +162,9 @@ func (l *lab) serves(t testing.TB, since time.Time) {
 	l.instancesAre(t, l.hosts[1], 60*time.Second, 2, 3)
 	took := time.Since(since)
 	t.Logf("every relay and SFU serves %s after the store did", ms(took))
-	require.Less(t, took, 10*time.Second)
+	if took >= 10*time.Second {
+		require.Less(t, took, held(t, 10*time.Second))
+	}
 }
 
 // away waits out the store's absence: one warning on each host, and no more.
