@@ -166,7 +166,7 @@ func (s *Server) openUDP(l *listener, at netip.AddrPort) error {
 		if err != nil {
 			return fail(err)
 		}
-		doors = append(doors, &door{fd: fd, addr: at})
+		doors = append(doors, &door{fd: fd})
 	}
 	for i, w := range s.workers {
 		if err := w.open(doors[i]); err != nil {

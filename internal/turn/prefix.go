@@ -149,9 +149,8 @@ func (b *budget) spend(p netip.Prefix, at time.Time) bool {
 // replayWindow is for how long a request may be retransmitted: RFC 8489's Ti is 39.5 s.
 const replayWindow = time.Minute
 
-// replays remembers Allocate requests by their MESSAGE-INTEGRITY: the library's nonces are the
-// same for every address, so a captured request would open a relay for whoever sends it again.
-// It belongs to one gate's reader.
+// replays remembers Allocate requests by their signature: a nonce is good for one address as long as it lives, so a
+// captured request would open another relay for whoever can send from there. It belongs to one engine.
 type replays struct {
 	seen memory[[20]byte, origin]
 }
@@ -162,7 +161,7 @@ type origin struct {
 }
 
 func newReplays() *replays {
-	// Nonces of the library live for one hour; memory keeps each entry for at least a period.
+	// Nonces live for one hour; memory keeps each entry for at least a period.
 	return &replays{seen: memory[[20]byte, origin]{period: time.Hour}}
 }
 

@@ -2,8 +2,8 @@ package turn
 
 import "github.com/pion/logging"
 
-// quiet is the library's logger: it says nothing. What operators need to know is logged by the
-// gate and the relays with its reason, and the library's own lines can be caused by strangers.
+// quiet is the logger of the DTLS library: it says nothing. What operators need to know is counted and logged by the
+// server with its reason, and the library's own lines can be caused by strangers.
 type quiet struct{}
 
 func (q quiet) NewLogger(string) logging.LeveledLogger { return q }

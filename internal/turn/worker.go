@@ -42,10 +42,7 @@ type worker struct {
 }
 
 // door is a UDP socket that clients send to.
-type door struct {
-	fd   int
-	addr netip.AddrPort
-}
+type door struct{ fd int }
 
 const (
 	headsSize = 16 << 10

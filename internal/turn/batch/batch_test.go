@@ -23,9 +23,16 @@ func open(t testing.TB, ip netip.Addr, o Options) (fd int, at netip.AddrPort) {
 	fd, err := Open(netip.AddrPortFrom(ip, 0), o)
 	require.NoError(t, err)
 	t.Cleanup(func() { Close(fd) })
-	port, err := LocalPort(fd)
+	sa, err := unix.Getsockname(fd)
 	require.NoError(t, err)
-	return fd, netip.AddrPortFrom(ip, port)
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return fd, netip.AddrPortFrom(ip, uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return fd, netip.AddrPortFrom(ip, uint16(sa.Port))
+	}
+	t.Fatal("not an IP socket")
+	return
 }
 
 func peer(t testing.TB) *net.UDPConn {

@@ -85,21 +85,6 @@ func DontFragment(fd int, six, yes bool) {
 	unix.SetsockoptInt(fd, level, option, value) //nolint:errcheck // a hint
 }
 
-// LocalPort is the port that a socket is bound to.
-func LocalPort(fd int) (uint16, error) {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return 0, os.NewSyscallError("getsockname", err)
-	}
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return uint16(sa.Port), nil //nolint:gosec // a port
-	case *unix.SockaddrInet6:
-		return uint16(sa.Port), nil //nolint:gosec // a port
-	}
-	return 0, errors.New("batch: not an IP socket")
-}
-
 // Null is a descriptor that takes the place of a socket that is to be closed while others may still use its number:
 // what they do with it fails harmlessly. See Replace.
 func Null() (int, error) {

@@ -26,9 +26,6 @@ func (w *Builder) Bytes() []byte {
 	return w.b
 }
 
-// Len is how long the message is so far.
-func (w *Builder) Len() int { return len(w.b) }
-
 func (w *Builder) length(more int) {
 	binary.BigEndian.PutUint16(w.b[2:], uint16(len(w.b)-HeaderSize+more)) //nolint:gosec // no answer is that long
 }
