@@ -163,7 +163,7 @@ func (l *lab) serves(t testing.TB, since time.Time) {
 	took := time.Since(since)
 	t.Logf("every relay and SFU serves %s after the store did", ms(took))
 	if took >= 10*time.Second {
-		require.Less(t, took, held(t, 10*time.Second))
+		require.Less(t, took, held(t, 10*time.Second, since))
 	}
 }
 

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,6 +38,9 @@ func inside(m *testing.M) int {
 			return 1
 		}
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go pressures.keep(ctx)
 	code := m.Run()
 	if shared.driver != nil {
 		shared.driver.close()

@@ -70,7 +70,9 @@ func TestDemo(t *testing.T) {
 	ada.until(3*time.Second, "a farewell", "!!document.querySelector('[data-testid=farewell]')")
 	gone := cleo.until(3*time.Second, "one tile", "document.querySelectorAll('[data-testid=tile][data-own=false], [data-testid=tile]:not([data-own])').length === 0")
 	t.Logf("Cleo saw Ada's tile gone %s after the click", ms(gone.since(left)))
-	require.Less(t, gone.since(left), time.Second)
+	if took := gone.since(left); took >= time.Second {
+		require.Less(t, took, held(t, time.Second, left.time()))
+	}
 }
 
 // Three people in the demo at its full size. `make screenshot` keeps the picture for the README.

@@ -305,13 +305,13 @@ func (s *served) disable(t *testing.T) {
 		return ""
 	})
 	require.NotContains(t, s.m.must(t, "ls", "-R", "/run/orama-sfu"), "control.sock")
-	require.NotContains(t, s.m.must(t, "ps", "-eo", "args"), "myapp")
 	eventually(t, 10*time.Second, func() string {
 		if rules := s.m.must(t, "ufw", "show", "added"); strings.Contains(rules, "myapp") {
 			return rules
 		}
 		return ""
 	})
+	require.NotContains(t, s.m.must(t, "ps", "-eo", "args"), "myapp")             // now that ufw is not at work on its rules
 	s.m.must(t, "orama", "namespace", "enable", "webrtc", "--namespace", "myapp") // again, at once
 }
 
