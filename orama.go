@@ -50,7 +50,7 @@ type Node struct {
 // NodeReport is what a node's agent says of its machine with each heartbeat.
 type NodeReport struct {
 	Version         string            `json:"version,omitempty"`
-	State           int64             `json:"state"`            // revision of the cluster_state.json that is on its disk
+	State           int64             `json:"state"`            // revision that the cluster_state.json on its disk has, and the firewall follows where it is ours
 	CPUs            int               `json:"cpus"`             // 0: not measured
 	Load            float64           `json:"load"`             // runnable processes, mean of a minute
 	MemoryTotal     uint64            `json:"memory_total"`     // bytes; 0: not measured

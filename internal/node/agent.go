@@ -103,6 +103,8 @@ type Deps struct {
 	// Checks says of this node's parts ("store", "cache", "gateway") whether they serve, as was seen last: "", or why not; one
 	// that was not looked at yet is missing. nil: they are parts of this process, and serve while it lives.
 	Checks func() map[string]string
+	// Walled is the newest revision of the records that this host's firewall follows; nil: it has none of ours.
+	Walled func() int64
 	Log    *slog.Logger
 }
 

@@ -66,6 +66,9 @@ func (a *Agent) lost() {
 	a.vital.reads = false
 }
 
+// Beat has a heartbeat sent now: something that it tells has changed.
+func (a *Agent) Beat() { a.beatSoon() }
+
 // beatSoon has a heartbeat sent now.
 func (a *Agent) beatSoon() {
 	select {
@@ -144,6 +147,9 @@ func (a *Agent) measured(ctx context.Context) (orama.Node, bool) {
 	defer a.mu.Unlock()
 	v := &a.vital
 	n.Report.State, n.Report.Relays = v.state, v.relays
+	if a.Walled != nil {
+		n.Report.State = min(n.Report.State, a.Walled())
+	}
 	n.Report.Busy = bounded(without(n.Report.Busy, v.owned))
 	n.Report.Used = map[string]time.Time{}
 	for k, at := range v.used {

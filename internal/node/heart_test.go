@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,6 +86,23 @@ func TestAFileThatCannotBeSavedIsNotClaimed(t *testing.T) {
 		full = false
 		w.mu.Unlock()
 		later(2 * time.Second)
+		require.Equal(t, int64(1), w.lastBeat().State)
+	})
+}
+
+// Whoever waits for a revision waits for the firewall too.
+func TestAStateIsTheFirewallsToo(t *testing.T) {
+	w := newWorld()
+	d := w.deps()
+	var walled atomic.Int64
+	d.Walled = walled.Load
+	withDeps(t, w, d, func(t *testing.T, a *node.Agent) {
+		later(3 * time.Second)
+		require.Positive(t, w.beats)
+		require.Zero(t, w.lastBeat().State)
+		walled.Store(1)
+		a.Beat()
+		later(time.Millisecond)
 		require.Equal(t, int64(1), w.lastBeat().State)
 	})
 }

@@ -42,25 +42,22 @@ func (o *Operator) disable(ctx context.Context, ns orama.NamespaceID, r *reporte
 		return nil
 	}
 	r.say(StepDNS, "", Done, "its names are withdrawn")
-	if err := o.awaitGone(ctx, ns, instancesOf(before, ns), r); err != nil {
+	revision, err := o.awaitGone(ctx, ns, instancesOf(before, ns), r)
+	if err != nil {
 		return err
-	}
-	revision := before.Revision
-	if !n.WebRTC.Disabling {
-		revision++ // this call made the change that took it out of the state files
 	}
 	return o.awaitState(ctx, revision, o.d.Now(), r)
 }
 
-// awaitGone finishes the disabling as its instances are seen gone.
-func (o *Operator) awaitGone(ctx context.Context, ns orama.NamespaceID, had []orama.Instance, r *reporter) error {
+// awaitGone finishes the disabling as its instances are seen gone, and gives the revision in which nothing of it is left.
+func (o *Operator) awaitGone(ctx context.Context, ns orama.NamespaceID, had []orama.Instance, r *reporter) (int64, error) {
 	deadline := o.d.Now().Add(goneWithin)
 	for {
 		c, err := o.finish(ctx, ns)
 		late := !o.d.Now().Before(deadline)
 		switch {
 		case err != nil && (late || ctx.Err() != nil):
-			return err
+			return 0, err
 		case err == nil:
 			left := instancesOf(c, ns)
 			n, _ := namespaceOf(c, ns)
@@ -69,14 +66,14 @@ func (o *Operator) awaitGone(ctx context.Context, ns orama.NamespaceID, had []or
 			if n.WebRTC == nil || again {
 				r.say(StepPorts, "", Done, "released")
 				r.say(StepRecord, "", Done, "configuration, rooms and events removed")
-				return nil
+				return c.Revision, nil
 			}
 			if late || onlySilent(c, left, o.d.Now()) {
-				return notGone(ns, left, o.d.Now())
+				return 0, notGone(ns, left, o.d.Now())
 			}
 		}
 		if err := sleep(ctx, lookEvery); err != nil {
-			return err
+			return 0, err
 		}
 	}
 }

@@ -101,7 +101,7 @@ func enoughServe(nodes []plan.Prerequisite) error {
 // stateWithin is how long an agent that lives may take to save its state file, at least.
 const stateWithin = 5 * time.Second
 
-// awaitState waits until the nodes that live have saved their state files as of a revision, until the deadline but no less
+// awaitState waits until the nodes that live have saved their state files as of a revision, and their firewalls follow it, until the deadline but no less
 // than stateWithin. A node that has not is told of; it saves the file when it can, so that this is no failure of the whole.
 func (o *Operator) awaitState(ctx context.Context, revision int64, deadline time.Time, r *reporter) error {
 	if least := o.d.Now().Add(stateWithin); deadline.Before(least) {
@@ -129,10 +129,10 @@ func (o *Operator) sayState(c orama.Cluster, revision int64, late bool, r *repor
 		case !plan.Alive(n, o.d.Now()):
 			r.say(StepState, n.ID, Failed, "its agent is silent; cluster_state.json is saved when it is back")
 		case late:
-			r.say(StepState, n.ID, Failed, "cluster_state.json was not saved yet; look at its agent's log")
+			r.say(StepState, n.ID, Failed, "cluster_state.json was not saved yet, or the firewall does not follow it; look at its agent's log")
 		default:
 			all = false
-			r.say(StepState, n.ID, Waiting, "not saved yet")
+			r.say(StepState, n.ID, Waiting, "not saved yet, or not followed by the firewall")
 		}
 	}
 	return all

@@ -148,6 +148,6 @@ func TestTheStateFilesAreSeen(t *testing.T) {
 		})
 		require.NoError(t, err)
 		require.Equal(t, []string{"state on node-1: cluster_state.json is saved", "state on node-3: cluster_state.json is saved",
-			"state on node-2 failed: cluster_state.json was not saved yet; look at its agent's log"}, state)
+			"state on node-2 failed: cluster_state.json was not saved yet, or the firewall does not follow it; look at its agent's log"}, state)
 	}, "demo")
 }

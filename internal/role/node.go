@@ -188,8 +188,9 @@ func (h *host) assemble() (err error) {
 		Processes:    h.units,
 		Prober:       prober{h.keys, h.walls.opened, h.units.leases},
 		Certificates: turnCertificates{source: h.certs, base: h.cfg.BaseDomain, ip: h.cfg.PublicIP},
-		Save:         func(s manifest.State) error { return manifest.Save(h.manifestPath(), s) },
+		Save:         h.saveState,
 		Checks:       h.checks.snapshot,
+		Walled:       h.walls.revision,
 		Machine:      machine.New(h.cfg.PublicIP, h.cfg.MeshIP),
 		Log:          h.log,
 	})
@@ -207,6 +208,12 @@ func (h *host) assemble() (err error) {
 	}, gateway.Deps{Store: h.store, Keys: h.keys, Rates: h.cache, Pages: web.FS(), Now: time.Now, Log: h.log,
 		Operator: h.forOperators()})
 	return err
+}
+
+// saveState keeps what the records want of this node, for a boot without them.
+func (h *host) saveState(s manifest.State) error {
+	defer h.walls.look() // whatever changed may have changed the rules
+	return manifest.Save(h.manifestPath(), s)
 }
 
 // looks are what the node's report says of its parts.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -39,6 +40,7 @@ type walls struct {
 	mu      sync.Mutex // guards the following fields
 	applied []plan.Opening
 	at      time.Time
+	follows int64 // the newest revision of the records whose rules were seen to
 }
 
 func newWalls(cfg config.Node, self orama.Node, log *slog.Logger) *walls {
@@ -113,6 +115,9 @@ func (w *walls) apply(ctx context.Context, c orama.Cluster) {
 	want := plan.Firewall(c, w.self, w.host)
 	w.mu.Lock()
 	fresh := reflect.DeepEqual(want, w.applied) && time.Since(w.at) < wallEvery
+	if fresh {
+		w.follows = c.Revision
+	}
 	w.mu.Unlock()
 	if fresh {
 		return
@@ -123,8 +128,26 @@ func (w *walls) apply(ctx context.Context, c orama.Cluster) {
 		at = at.Add(wallAgain - wallEvery)
 	}
 	w.mu.Lock()
-	w.applied, w.at = want, at
+	w.applied, w.at, w.follows = want, at, c.Revision
 	w.mu.Unlock()
+}
+
+// revision is that of the records which the rules follow, or have been tried to.
+func (w *walls) revision() int64 {
+	if w.ufw == nil {
+		return math.MaxInt64
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.follows
+}
+
+// look has the rules compared with the records now.
+func (w *walls) look() {
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
 }
 
 // begun reports whether the rules were seen to once.
@@ -149,10 +172,7 @@ func (w *walls) opened(role orama.Role, ns orama.NamespaceID) bool {
 			return true
 		}
 	}
-	select {
-	case w.news <- struct{}{}:
-	default:
-	}
+	w.look()
 	return false
 }
 
@@ -163,8 +183,13 @@ func (h *host) keepWalls(ctx context.Context) error {
 		return nil
 	}
 	look := func(bounded context.Context) {
-		if c, err := h.store.Cluster(bounded); err == nil {
-			h.walls.apply(ctx, c)
+		c, err := h.store.Cluster(bounded)
+		if err != nil {
+			return
+		}
+		before := h.walls.revision()
+		if h.walls.apply(ctx, c); h.walls.revision() != before {
+			h.agent.Beat()
 		}
 	}
 	return every(ctx, h.walls.news, func() { look(ctx) }, look)
