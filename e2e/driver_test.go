@@ -139,13 +139,8 @@ func (c *cluster) browser(t testing.TB, kind string) (*driver, string) {
 	if kind == chromium {
 		db = filepath.Join(home, ".pki", "nssdb")
 	}
-	require.NoError(t, os.MkdirAll(db, 0o700))
-	for _, args := range [][]string{
-		{"-N", "--empty-password"},
-		{"-A", "-t", "C,,", "-n", "orama", "-i", filepath.Join(c.dir, "ca.pem")},
-	} {
-		out, err := exec.Command("certutil", append([]string{"-d", "sql:" + db}, args...)...).CombinedOutput()
-		require.NoError(t, err, "certutil: %s", out)
+	if _, err := os.Stat(db); err != nil { // else another driver's browser of the kind trusts it already
+		trust(t, db, filepath.Join(c.dir, "ca.pem"))
 	}
 	executable, err := exec.LookPath(kind)
 	require.NoError(t, err, "`make deps` installs the browsers")
@@ -157,6 +152,16 @@ func (c *cluster) browser(t testing.TB, kind string) (*driver, string) {
 	t.Logf("started %s", version)
 	d.opened[name] = true
 	return d, name
+}
+
+// trust makes a browser's certificate database that trusts an authority.
+func trust(t testing.TB, db, authority string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(db, 0o700))
+	for _, args := range [][]string{{"-N", "--empty-password"}, {"-A", "-t", "C,,", "-n", "orama", "-i", authority}} {
+		out, err := exec.Command("certutil", append([]string{"-d", "sql:" + db}, args...)...).CombinedOutput()
+		require.NoError(t, err, "certutil: %s", out)
+	}
 }
 
 // page is one tab.

@@ -272,7 +272,7 @@ func (l *lab) end(t testing.TB) {
 			t.Log(h.tail())
 		}
 	}
-	for _, ns := range []string{labClient, "host-1", "host-2", "host-3", labSwitch} {
+	for _, ns := range []string{viewerNS, labClient, "host-1", "host-2", "host-3", labSwitch} {
 		link, err := within(ns, func() (string, error) { return os.Readlink("/proc/thread-self/ns/net") })
 		if err != nil {
 			continue // it was never made

@@ -31,6 +31,7 @@ type meeting struct {
 	site       string   // origin of participant.html
 	people     []*person
 	watched    time.Time // since when gaps are measured
+	camera     any       // constraints for those who enter; nil: a small picture
 }
 
 func (c *cluster) meeting(t testing.TB, namespace, room string, transports ...string) *meeting {
@@ -61,7 +62,7 @@ func (m *meeting) enter(kind, user string) *person {
 	if m.only != "" {
 		p.eval(nil, "__probe.confine(args[0])", m.only)
 	}
-	p.eval(nil, "return participant.look()")
+	p.eval(nil, "return participant.look(args[0] ?? undefined)", m.camera)
 	options := map[string]any{"room": m.room, "token": token, "name": user}
 	if m.transports != nil {
 		options["transports"] = m.transports
