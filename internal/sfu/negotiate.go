@@ -158,7 +158,7 @@ func (p *peer) assign() error {
 			return err
 		}
 		d.state = slotActive
-		d.pause(w.paused)
+		d.pause(w.paused || w.held)
 		w.down = d // attached to its track by settle
 	}
 	return nil
