@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -430,66 +431,101 @@ func TestAJoinWithABrokenRecordIsRefused(t *testing.T) {
 	}
 }
 
-// Three hundred people join at once, ten of them with a track each; everybody learns of everybody, a change of the room reaches all,
-// and when half of them leave at once nobody's socket is given up as slow.
+// crowd is a room whose loop is the test, of peers without media whose sockets only queue.
+type crowd struct {
+	*room
+	peers []*peer
+	got   map[*peer][]string // frames
+}
+
+func (c *crowd) join() {
+	i := len(c.peers)
+	q := joinRequest{ticket: auth.Ticket{User: orama.UserID(fmt.Sprintf("user-%d", i))}, join: signal.Join{Name: "x", Metadata: json.RawMessage(`{"hand":true}`)}}
+	p := newPeer(c.room, q, signal.Permissions{Subscribe: true})
+	p.sock = &socket{out: make(chan []byte, maxQueued), end: make(chan closing, 1), slow: func() {}}
+	m, rest := c.enter(p)
+	p.post(func() { p.send(m) })
+	p.tell(rest)
+	c.peers = append(c.peers, p)
+}
+
+// settle has every peer handle what was posted. A socket is read only now: everything before came in one burst.
+func (c *crowd) settle() {
+	for _, p := range c.peers {
+		for _, f := range p.inbox.take() {
+			f()
+		}
+		for len(p.sock.out) > 0 {
+			c.got[p] = append(c.got[p], string(<-p.sock.out))
+		}
+	}
+}
+
+// count is how many frames of a type a peer got, and how many bytes all frames have.
+func (c *crowd) count(p *peer, typ signal.Type) (n, bytes int) {
+	for _, f := range c.got[p] {
+		bytes += len(f)
+		if strings.HasPrefix(f, `{"type":"`+string(typ)+`"`) {
+			n++
+		}
+	}
+	return n, bytes
+}
+
+// Three hundred people join in one burst and ten of them publish; everybody learns of everybody, and no socket's queue is too short. Then
+// all but ten leave and come back in one burst.
 func TestARoomOfThreeHundred(t *testing.T) {
 	const n, tracks = 300, 10
 	w := newWorld(t)
-	room := make([]*wire, n)
-	ids := map[orama.PeerID]bool{}
-	for i := range room {
-		room[i] = w.dial(as(fmt.Sprintf("user-%d", i), i == 0))
-		room[i].send(&signal.Join{Name: "x", Metadata: json.RawMessage(`"` + strings.Repeat("m", 1000) + `"`)})
+	c := &crowd{room: newRoom("large", w.srv), got: map[*peer][]string{}}
+	for range n {
+		c.join()
 	}
-	for _, c := range room {
-		ids[await[*signal.Joined](c).PeerID] = true
+	for i, p := range c.peers[:tracks] {
+		p.granted.Publish = true
+		u := &up{id: orama.TrackID(fmt.Sprintf("t_%d", i)), owner: p.id, kind: webrtc.RTPCodecTypeAudio, codec: opus, metrics: w.srv.metrics}
+		u.subs.Store(&[]*down{})
+		u.note([]byte{20})
+		c.publish(p, u, signal.Track{TrackID: u.id, Kind: "audio", Layers: []signal.Layer{}})
 	}
-	require.Len(t, ids, n)
-	r := w.srv.find("daily")
-	require.True(t, r.inRoom(func() {
-		for i := range tracks {
-			p := r.peers[r.order[i]]
-			u := &up{id: orama.TrackID(fmt.Sprintf("t_%d", i)), owner: p.id, kind: webrtc.RTPCodecTypeAudio, codec: opus, metrics: w.srv.metrics}
-			u.subs.Store(&[]*down{})
-			r.publish(p, u, signal.Track{TrackID: u.id, Kind: "audio", Layers: []signal.Layer{}})
+	for look := range 50 { // all ten speak at once for ten seconds
+		c.speak(start.Add(time.Duration(look) * speakersEvery))
+		for i, track := range c.tracks {
+			track.up.note([]byte{byte(10 + (look*7+i)%30)})
 		}
-	}))
-	yes := true
-	room[0].send(&signal.SetRoom{Locked: &yes})
-	for _, c := range room {
-		await[*signal.RoomChanged](c)
-		met, published := map[orama.PeerID]bool{}, map[orama.TrackID]bool{}
-		c.mu.Lock()
-		for _, m := range c.got {
-			switch m := m.(type) {
-			case *signal.Joined:
-				met[m.PeerID] = true
-				for _, p := range m.Peers {
-					met[p.PeerID] = true
-				}
-			case *signal.PeerJoined:
-				met[m.Peer.PeerID] = true
-			case *signal.TrackPublished:
-				published[m.Track.TrackID] = true
-			}
+		for _, p := range c.peers {
+			c.rate(p, opinion{qualityPoor, causeRTT})
 		}
-		c.mu.Unlock()
-		require.Len(t, met, n)
-		require.Len(t, published, tracks)
+		c.tellQuality(start.Add(time.Duration(look) * speakersEvery))
 	}
-	for _, c := range room[n/2:] {
-		c.send(&signal.Leave{})
+	c.settle()
+	for i, p := range c.peers {
+		require.Nil(t, p.sock.fate.Load(), "nobody is read too slowly")
+		met, total := c.count(p, signal.TypePeerJoined)
+		require.Equal(t, n-1-i, met)
+		require.Less(t, total, 1<<20)
+		require.Equal(t, i, strings.Count(c.got[p][0], `"user_id"`)-1, "joined names who was there")
+		for typ, most := range map[signal.Type]int{signal.TypeTrackPublished: tracks, signal.TypeSpeakers: 12, signal.TypeQuality: 5} {
+			got, _ := c.count(p, typ)
+			require.LessOrEqual(t, got, most, typ)
+			require.NotZero(t, got, typ)
+		}
 	}
-	for _, c := range room[:n/2] {
-		left := 0
-		c.until("the others leave", func(m signal.Message) bool {
-			if m.Type() == signal.TypePeerLeft {
-				left++
-			}
-			return left == n/2
-		})
+	clear(c.got)
+	for _, p := range slices.Clone(c.peers[tracks:]) {
+		c.leave(p, "lost")
 	}
-	require.Zero(t, w.srv.Status().Counters.SocketsSlow)
+	c.peers = c.peers[:tracks]
+	for range n - tracks {
+		c.join()
+	}
+	c.settle()
+	for _, p := range c.peers[:tracks] {
+		require.Nil(t, p.sock.fate.Load(), "nobody is read too slowly")
+		left, _ := c.count(p, signal.TypePeerLeft)
+		came, _ := c.count(p, signal.TypePeerJoined)
+		require.Equal(t, [2]int{n - tracks, n - tracks}, [2]int{left, came})
+	}
 }
 
 // A joined frame passes every gateway, however large the room is: what does not fit follows.

@@ -133,13 +133,7 @@ func (r *room) join(q joinRequest) (*peer, *refusal) {
 		return nil, no
 	}
 	p := newPeer(r, q, rights)
-	r.srv.metrics.joins.Add(1)
-	r.srv.metrics.peers.Add(1)
-	m, rest := r.joined(p, false)
-	r.broadcast(&signal.PeerJoined{Peer: r.describe(p)}, nil)
-	r.peers[p.id] = p
-	r.order = append(r.order, p.id)
-	r.counted()
+	m, rest := r.enter(p)
 	tracks := slices.Clone(r.tracks)
 	var copies []*dataCopy
 	if rights.Data {
@@ -148,6 +142,18 @@ func (r *room) join(q joinRequest) (*peer, *refusal) {
 	r.srv.wg.Go(func() { p.run(q, m, tracks, copies) })
 	p.tell(rest)
 	return p, nil
+}
+
+// enter puts a new peer on the list, tells the others, and gives what it is to be told.
+func (r *room) enter(p *peer) (m *signal.Joined, rest []signal.Message) {
+	r.srv.metrics.joins.Add(1)
+	r.srv.metrics.peers.Add(1)
+	m, rest = r.joined(p, false)
+	r.broadcast(&signal.PeerJoined{Peer: r.describe(p)}, nil)
+	r.peers[p.id] = p
+	r.order = append(r.order, p.id)
+	r.counted()
+	return m, rest
 }
 
 // mayEnter says why somebody who does not resume may not join.
