@@ -30,6 +30,9 @@ type world struct {
 	mu       sync.Mutex
 	cluster  orama.Cluster
 	unread   bool // the records cannot be read
+
+	moderated []node.Moderated // as the SFU tells of them
+	kicks     []orama.Kick     // recorded
 	units    map[string]*process
 	boots    int
 	broken   error // what a client of any instance runs into
@@ -131,7 +134,7 @@ func (w *world) status(role orama.Role, ns orama.NamespaceID) (node.Status, erro
 	if p == nil {
 		return node.Status{}, errors.New("no such process")
 	}
-	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Relays: w.relays, Rooms: slices.Collect(maps.Keys(w.hand))}
+	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Relays: w.relays, Rooms: slices.Collect(maps.Keys(w.hand)), Moderated: w.moderated}
 	if p.turn != nil {
 		for _, t := range p.turn.Tenants {
 			st.Tenants = append(st.Tenants, t.Namespace)
