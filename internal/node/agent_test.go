@@ -27,26 +27,26 @@ const self = orama.NodeID("node-1")
 
 // world stands in for everything around one agent: the records, the processes, the clients.
 type world struct {
-	mu       sync.Mutex
-	cluster  orama.Cluster
-	unread   bool // the records cannot be read
+	mu      sync.Mutex
+	cluster orama.Cluster
+	unread  bool // the records cannot be read
 
 	moderated []node.Moderated // as the SFU tells of them
 	kicks     []orama.Kick     // recorded
-	units    map[string]*process
-	boots    int
-	broken   error // what a client of any instance runs into
-	refuse   error // what applying a configuration gives
-	observed map[string][]orama.State
-	last     map[string]orama.Observation
-	saved    []manifest.State
-	beats    int
-	beat     orama.Node // the last
-	relays   int
-	rooms    []orama.Room
-	hand     map[orama.RoomID]int // what the SFU has
-	moved    []orama.RoomID
-	race     func() // called between the agent's reading of the records and what it does
+	units     map[string]*process
+	boots     int
+	broken    error // what a client of any instance runs into
+	refuse    error // what applying a configuration gives
+	observed  map[string][]orama.State
+	last      map[string]orama.Observation
+	saved     []manifest.State
+	beats     int
+	beat      orama.Node // the last
+	relays    int
+	rooms     []orama.Room
+	hand      map[orama.RoomID]int // what the SFU has
+	moved     []orama.RoomID
+	race      func() // called between the agent's reading of the records and what it does
 }
 
 type process struct {
