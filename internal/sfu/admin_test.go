@@ -43,9 +43,15 @@ func (w *world) post(room string, m signal.Message) (int, []byte) {
 
 func (w *world) postRaw(room string, b []byte) (int, []byte) {
 	w.t.Helper()
-	req, err := http.NewRequest(http.MethodPost, w.url("/v1/rooms/"+room), bytes.NewReader(b))
+	return w.request(http.MethodPost, room, w.ticket(func(t *auth.Ticket) { t.Admin, t.Room = true, "" }), b)
+}
+
+// request makes one on a connection of its own, and reads all of the answer.
+func (w *world) request(method, room, ticket string, b []byte) (int, []byte) {
+	w.t.Helper()
+	req, err := http.NewRequest(method, w.url("/v1/rooms/"+room), bytes.NewReader(b))
 	require.NoError(w.t, err)
-	req.Header.Set("Authorization", "Ticket "+w.ticket(func(t *auth.Ticket) { t.Admin, t.Room = true, "" }))
+	req.Header.Set("Authorization", "Ticket "+ticket)
 	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
 	require.NoError(w.t, err)
 	defer resp.Body.Close()
@@ -382,8 +388,8 @@ func TestOwnersActOverHTTP(t *testing.T) {
 	require.Equal(t, http.StatusOK, status, "%s", body)
 	require.Equal(t, signal.ByAPI, await[*signal.PermissionsChanged](bob).By)
 
-	resp := w.do(http.MethodGet, "/v1/rooms/daily", w.ticket(func(t *auth.Ticket) { t.Admin, t.Room = true, "" }))
-	v := decode[signal.RoomView](t, resp.Body)
+	_, body = w.request(http.MethodGet, "daily", w.ticket(func(t *auth.Ticket) { t.Admin, t.Room = true, "" }), nil)
+	v := decode[signal.RoomView](t, bytes.NewReader(body))
 	require.True(t, v.State.Settings.Locked)
 	require.Len(t, v.Peers, 1)
 	require.Equal(t, signal.Permissions{Subscribe: true}, v.Peers[0].Permissions)
@@ -410,8 +416,8 @@ func TestOwnersActOverHTTP(t *testing.T) {
 		require.NoError(t, json.Unmarshal(body, &e), name)
 		require.Equal(t, c.code, e.Code, name)
 	}
-	resp = w.do(http.MethodGet, "/v1/rooms/daily", w.ticket())
-	require.Equal(t, http.StatusForbidden, resp.StatusCode, "a peer's ticket is not an owner's")
+	status, _ = w.request(http.MethodGet, "daily", w.ticket(), nil)
+	require.Equal(t, http.StatusForbidden, status, "a peer's ticket is not an owner's")
 	status, _ = w.post("daily", &signal.Kick{UserID: "bob"})
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, signal.CloseKicked, bob.closeCode())
