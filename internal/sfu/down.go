@@ -3,6 +3,7 @@ package sfu
 import (
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
@@ -30,6 +31,7 @@ type down struct {
 	state  slotState // the peer's loop only
 
 	metrics *metrics
+	heard   heard
 
 	mu      sync.Mutex
 	up      *up // guarded by mu, as all below; nil: nothing is sent
@@ -95,7 +97,7 @@ func (d *down) forward(p *packet) {
 	if d.up != p.up || d.writer == nil {
 		return
 	}
-	if d.paused {
+	if d.paused || p.up.silenced.Load() {
 		d.munger.skip()
 		return
 	}
@@ -191,6 +193,7 @@ func (d *down) readRTCP(sender *webrtc.RTPSender) {
 			continue
 		}
 		for _, p := range packets {
+			d.heard.note(p, time.Now())
 			switch p.(type) {
 			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
 				d.askKeyframe()

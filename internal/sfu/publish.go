@@ -15,7 +15,11 @@ func (p *peer) trackArrived(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 	p.readers.Go(func() { readReceiverRTCP(r, t.RID()) })
 	if why, code := p.mayPublish(t, r); code != "" {
 		p.refuse(code, why)
-		p.drain(t)
+		if code == signal.CodeForbidden && t.RID() == "" {
+			p.bar(t, r)
+		} else {
+			p.drain(t)
+		}
 		return
 	}
 	if t.RID() != "" && p.upOf(r) != nil { // another layer of a track that is forwarded already
@@ -101,7 +105,12 @@ func (p *peer) upEnded(u *up, why endOfUp, r *webrtc.RTPReceiver) {
 	delete(p.ups, u.id)
 	delete(p.reading, u.track)
 	p.room.inbox.post(func() { p.room.unpublish(u) })
-	if why == endCodec && !p.stopped {
+	switch {
+	case p.stopped:
+	case p.taken[u]:
+		delete(p.taken, u)
+		p.readAgain(u.track, r)
+	case why == endCodec:
 		p.publish(u.track, r)
 	}
 }
@@ -133,7 +142,10 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 	c := newChannel(p.id, dc, func() { p.srv.metrics.dataDropped.Add(1) })
 	dc.OnMessage(c.forward)
 	dc.OnClose(func() {
-		p.post(func() { p.opened-- })
+		p.post(func() {
+			p.opened--
+			delete(p.channels, dc)
+		})
 		p.room.inbox.post(func() { p.room.closeChannel(c) })
 	})
 	p.post(func() {
@@ -150,6 +162,7 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 			dc.Close() //nolint:errcheck // it is refused either way
 			return
 		}
+		p.channels[dc] = c
 		p.room.inbox.post(func() { p.room.openChannel(p, c) })
 	})
 }
@@ -168,10 +181,12 @@ func (p *peer) addCopy(copied *dataCopy) {
 		return
 	}
 	copied.use(dc)
+	p.copies[copied] = struct{}{}
 	dc.OnOpen(copied.opened)
 	dc.OnClose(func() {
 		copied.close()
 		copied.of.remove(copied)
+		p.post(func() { delete(p.copies, copied) })
 	})
 	if p.neg.noData {
 		p.negotiate()

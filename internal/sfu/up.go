@@ -47,8 +47,11 @@ type up struct {
 
 	loudest atomic.Uint32 // 128 - dBov of the loudest packet since last asked; 0: none came
 	muted   atomic.Bool
-	waited  atomic.Bool             // a keyframe was asked for and has not come
-	subs    atomic.Pointer[[]*down] // replaced whole, under mu; the reader only loads it
+	// silenced: an admin has muted it, and nothing of it is forwarded.
+	silenced atomic.Bool
+	gaps     gaps
+	waited   atomic.Bool             // a keyframe was asked for and has not come
+	subs     atomic.Pointer[[]*down] // replaced whole, under mu; the reader only loads it
 
 	mu    sync.Mutex
 	keys  keyframes   // guarded by mu
@@ -88,6 +91,7 @@ func (u *up) read() endOfUp {
 			}
 		}
 		u.note(p.level)
+		u.gaps.note(p.hdr.SequenceNumber)
 		u.look(&p)
 		for _, d := range *u.subs.Load() {
 			d.forward(&p)
