@@ -128,7 +128,7 @@ func succeed(ctx context.Context, path string, estate turn.Estate, log *slog.Log
 	go func() {
 		state, err := process.Wait()
 		ended <- fmt.Sprint(state)
-		log.Info("turn: the process that was handed over to has ended", "pid", pid, "state", fmt.Sprint(state), "err", err)
+		log.Info("turn: the next process has ended", "pid", pid, "state", fmt.Sprint(state), "err", err)
 	}()
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Now()) }) //nolint:errcheck // a pipe has them
 	defer stop()
