@@ -62,6 +62,7 @@ type peer struct {
 	downs   []*down
 	refs    map[string]signal.TrackRef // by mid: what the client says it sends there
 	opened  int                        // data channels of the client's that are open
+	sends   allowance                  // of its data channels
 	readers sync.WaitGroup
 }
 
@@ -76,6 +77,7 @@ func newPeer(r *room, q joinRequest) *peer {
 		room: r, srv: r.srv, log: r.log.With("peer", id), done: make(chan struct{}), inbox: newMailbox(),
 		auto: q.join.AutoSubscribe == nil || *q.join.AutoSubscribe, born: time.Now(),
 		tracks: map[orama.TrackID]*published{}, ups: map[orama.TrackID]*up{}, reading: map[*webrtc.TrackRemote]string{}, refs: map[string]signal.TrackRef{},
+		sends: newAllowance(),
 	}
 }
 

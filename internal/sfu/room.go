@@ -123,7 +123,7 @@ func (r *room) join(q joinRequest) *peer {
 	tracks := slices.Clone(r.tracks)
 	var copies []*dataCopy
 	for _, c := range r.channels {
-		if q.ticket.Data {
+		if c.reaches(p) {
 			copies = append(copies, c.add())
 		}
 	}
@@ -273,7 +273,7 @@ func (r *room) openChannel(owner *peer, c *channel) {
 	}
 	r.channels = append(r.channels, c)
 	for _, p := range r.peers {
-		if p != owner && p.rights.Data {
+		if c.reaches(p) {
 			copied := c.add()
 			p.post(func() { p.addCopy(copied) })
 		}
