@@ -212,7 +212,7 @@ func (r *room) grant(p *peer, now signal.Permissions, by actor) {
 // copies makes p a copy of every channel of others.
 func (r *room) copies(p *peer) (out []*dataCopy) {
 	for _, c := range r.channels {
-		if c.owner != p.id {
+		if c.reaches(p) {
 			out = append(out, c.add())
 		}
 	}

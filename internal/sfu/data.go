@@ -2,11 +2,15 @@ package sfu
 
 import (
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/pion/webrtc/v4"
+	"golang.org/x/time/rate"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/signal"
 )
 
 const (
@@ -18,7 +22,56 @@ const (
 	// maxBufferedLossy is the same for a lossy copy, whose messages are dropped beyond it: what is
 	// late by more than this was not worth sending.
 	maxBufferedLossy = 128 << 10
+	// dataMessages and dataBytes are what one peer may send in a second on all its channels
+	// together, and twice that at once.
+	dataMessages = 1000
+	dataBytes    = 4 << 20
+	// maxNamed is how many receivers a channel may name.
+	maxNamed = 64
+	// namesReceivers begins the protocol of a channel that is not for everybody.
+	namesReceivers = "to:"
 )
+
+// dataAllowance is what a peer may still send on its data channels.
+type dataAllowance struct{ messages, bytes, refusals *rate.Limiter }
+
+func newDataAllowance() dataAllowance {
+	return dataAllowance{
+		messages: rate.NewLimiter(dataMessages, 2*dataMessages), bytes: rate.NewLimiter(dataBytes, 2*dataBytes),
+		refusals: rate.NewLimiter(1, 1),
+	}
+}
+
+// admit says whether a message of n bytes may be forwarded. The sender hears of what may not, once
+// a second at most. It is called by the channels' readers.
+func (p *peer) admit(n int, now time.Time) bool {
+	if p.sends.messages.AllowN(now, 1) && p.sends.bytes.AllowN(now, n) {
+		return true
+	}
+	if p.sends.refusals.AllowN(now, 1) {
+		p.post(func() { p.refuse(signal.CodeLimited, "data is sent too fast: messages were dropped") })
+	}
+	return false
+}
+
+// receivers reads the protocol that a client gave its channel: "to:" and peer ids between commas.
+// Every other protocol means everybody, which is nil.
+func receivers(protocol string) (to []orama.PeerID, ok bool) {
+	list, named := strings.CutPrefix(protocol, namesReceivers)
+	if !named {
+		return nil, true
+	}
+	if strings.Count(list, ",") >= maxNamed {
+		return nil, false
+	}
+	for id := range strings.SplitSeq(list, ",") {
+		if id == "" {
+			return nil, false
+		}
+		to = append(to, orama.PeerID(id))
+	}
+	return to, true
+}
 
 // channel is a data channel that a peer opened, and its copies at the other peers.
 type channel struct {
@@ -26,6 +79,7 @@ type channel struct {
 	label string
 	init  webrtc.DataChannelInit // of the copies
 	lossy bool
+	to    []orama.PeerID // nil for everybody
 
 	mu      sync.Mutex
 	known   bool                        // guarded by mu, as all below; the room has made the copies
@@ -44,6 +98,11 @@ func newChannel(owner orama.PeerID, dc *webrtc.DataChannel, dropped func()) *cha
 			Ordered: &ordered, MaxRetransmits: dc.MaxRetransmits(), MaxPacketLifeTime: dc.MaxPacketLifeTime(), Protocol: &protocol,
 		},
 	}
+}
+
+// reaches says whether p gets a copy. Called by the loop of their room.
+func (c *channel) reaches(p *peer) bool {
+	return p.id != c.owner && p.granted.Data && (c.to == nil || slices.Contains(c.to, p.id))
 }
 
 // forward sends a message to every copy. It is called by the channel's reader.

@@ -139,3 +139,63 @@ func TestASlowCopy(t *testing.T) {
 	require.True(t, r.closed)
 	require.Empty(t, r.waiting, "and holds no memory")
 }
+
+func TestDataForNamedPeers(t *testing.T) {
+	w := newWorld(t)
+	alice, bob, carol := w.joinClient(clientOptions{}), w.joinClient(clientOptions{}), w.joinClient(clientOptions{})
+	to := "to:" + string(bob.id) + ",p_nobody"
+	secret := alice.open(t, "secret", &webrtc.DataChannelInit{Protocol: &to})
+	require.NoError(t, secret.SendText("for bob"))
+	copied := wait(t, bob.chans, "bob's copy")
+	require.Equal(t, string(alice.id), copied.Protocol())
+	require.Equal(t, "for bob", string(wait(t, copied.got, "the message").Data))
+
+	late := w.joinClient(clientOptions{})
+	alice.open(t, "all", nil)
+	for _, c := range []*client{carol, late} {
+		require.Equal(t, "all", wait(t, c.chans, "the first copy").Label())
+	}
+	nobody := "to:"
+	_, err := alice.pc.CreateDataChannel("nobody", &webrtc.DataChannelInit{Protocol: &nobody})
+	require.NoError(t, err)
+	require.Equal(t, signal.CodeInvalid, await[*signal.Error](alice.wire).Code)
+}
+
+func TestReceivers(t *testing.T) {
+	many := "to:a" + strings.Repeat(",a", maxNamed-1)
+	for _, c := range []struct {
+		protocol string
+		want     int
+		ok       bool
+	}{
+		{"", 0, true}, {"json", 0, true}, {"to:a", 1, true}, {"to:a,b", 2, true}, {many, maxNamed, true},
+		{"to:", 0, false}, {"to:a,", 0, false}, {"to:,a", 0, false}, {many + ",a", 0, false},
+	} {
+		to, ok := receivers(c.protocol)
+		require.Equal(t, c.ok, ok, c.protocol)
+		if ok {
+			require.Len(t, to, c.want, c.protocol)
+		}
+	}
+}
+
+// What is sent too fast is dropped, and the sender hears of it once a second.
+func TestDataIsLimited(t *testing.T) {
+	now := time.Now()
+	p := &peer{inbox: newMailbox(), sends: newDataAllowance()}
+	for range 2 * dataMessages {
+		require.True(t, p.admit(1, now))
+	}
+	for range 100 {
+		require.False(t, p.admit(1, now))
+	}
+	require.Len(t, p.inbox.take(), 1)
+	now = now.Add(time.Second)
+	require.True(t, p.admit(1, now))
+
+	p.sends = newDataAllowance()
+	for range 2 * dataBytes / signal.MaxDataMessage {
+		require.True(t, p.admit(signal.MaxDataMessage, now))
+	}
+	require.False(t, p.admit(signal.MaxDataMessage, now))
+}

@@ -81,6 +81,7 @@ type peer struct {
 	measured time.Time
 	meter    meter
 
+	sends   dataAllowance // of its data channels
 	readers sync.WaitGroup
 }
 
@@ -96,6 +97,7 @@ func newPeer(r *room, q joinRequest, rights signal.Permissions) *peer {
 		auto: q.join.AutoSubscribe == nil || *q.join.AutoSubscribe, born: time.Now(),
 		tracks: map[orama.TrackID]*published{}, ups: map[orama.TrackID]*up{}, reading: map[*webrtc.TrackRemote]string{}, refs: map[string]signal.TrackRef{},
 		barred: map[*webrtc.TrackRemote]*barred{}, taken: map[*up]bool{}, channels: map[*webrtc.DataChannel]*channel{}, copies: map[*dataCopy]struct{}{},
+		sends: newDataAllowance(),
 	}
 }
 

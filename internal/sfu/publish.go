@@ -140,7 +140,13 @@ func (p *peer) describe(u *up) signal.Track {
 // is read before this returns.
 func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 	c := newChannel(p.id, dc, func() { p.srv.metrics.dataDropped.Add(1) })
-	dc.OnMessage(c.forward)
+	var named bool
+	c.to, named = receivers(dc.Protocol())
+	dc.OnMessage(func(m webrtc.DataChannelMessage) {
+		if p.admit(len(m.Data), time.Now()) {
+			c.forward(m)
+		}
+	})
 	dc.OnClose(func() {
 		p.post(func() {
 			p.opened--
@@ -156,6 +162,8 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 			why, code = "the token does not allow data", signal.CodeForbidden
 		case p.opened > maxChannels:
 			why, code = "too many data channels", signal.CodeLimited
+		case !named:
+			why, code = "a data channel names one to 64 receivers", signal.CodeInvalid
 		}
 		if code != "" {
 			p.refuse(code, why)

@@ -345,7 +345,7 @@ func (r *room) openChannel(owner *peer, c *channel) {
 	}
 	r.channels = append(r.channels, c)
 	for _, p := range r.peers {
-		if p != owner && p.granted.Data {
+		if c.reaches(p) {
 			copied := c.add()
 			p.post(func() { p.addCopy(copied) })
 		}

@@ -8,6 +8,8 @@ export interface DataOptions {
   ordered?: boolean;
   /** Leave out for a reliable channel. */
   maxRetransmits?: number;
+  /** Ids of the one to 64 peers to send to; everybody if left out. A peer that joins anew has another id. */
+  sendTo?: string[];
 }
 
 export type Data = string | ArrayBuffer | ArrayBufferView<ArrayBuffer>;
@@ -15,7 +17,7 @@ export type Data = string | ArrayBuffer | ArrayBufferView<ArrayBuffer>;
 /** Messages kept while there is no connection; the oldest go first. */
 const keep = 256;
 
-/** Sends to every other peer; what they send arrives as the room's 'data' events. */
+/** Sends to every other peer, or to those named; what they send arrives as the room's 'data' events. */
 export class DataChannel {
   private channel: RTCDataChannel | null = null;
   private readonly waiting: Data[] = [];
@@ -26,6 +28,12 @@ export class DataChannel {
     readonly options: DataOptions,
     private readonly forget: (c: DataChannel) => void,
   ) {}
+
+  /** What a connection opens the channel with. */
+  get init(): RTCDataChannelInit {
+    const { sendTo, ...init } = this.options;
+    return sendTo ? { ...init, protocol: `to:${sendTo.join(',')}` } : init;
+  }
 
   get open(): boolean {
     return this.channel?.readyState === 'open';

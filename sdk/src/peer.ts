@@ -170,7 +170,7 @@ export class PeerLink {
   }
 
   openChannel(c: DataChannel): void {
-    const channel = this.pc.createDataChannel(c.label, c.options);
+    const channel = this.pc.createDataChannel(c.label, c.init);
     channel.binaryType = 'arraybuffer';
     c.attach(channel);
   }

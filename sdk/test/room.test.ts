@@ -491,6 +491,8 @@ test('data and chat name their sender, and too much is refused', async (t) => {
   incoming.onmessage!({ data: 'hello' });
   assert.deepEqual(got, [['ada', 'hello'], ['ada', 'chat', 'hello']]);
   assert.throws(() => room.data('x').send('a'.repeat(65_537)), { code: 'too_large' });
+  room.data('some', { ordered: false, sendTo: ['ada', 'bob'] });
+  assert.deepEqual(pc.channels.at(-1)?.init, { ordered: false, protocol: 'to:ada,bob' });
   room.leave();
 });
 
