@@ -27,6 +27,8 @@ type want struct {
 	up     *up
 	down   *down // nil until the SFU has offered it
 	paused bool
+	width  int // the most pixels across that the peer shows; 0: any
+	fps    int // the most frames a second; 0: any
 }
 
 // peer is one participant: its PeerConnection, its socket while it has one, what it sends and
@@ -301,7 +303,7 @@ func (p *peer) pathChanged() {
 func (p *peer) refreshPictures() {
 	for _, w := range p.wants {
 		if w.down != nil && !w.paused && w.down.state == slotActive {
-			w.up.askKeyframe()
+			w.down.askKeyframe()
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (p *peer) unsubscribe(id orama.TrackID) {
 	p.drop(id)
 }
 
-// prefer stops and resumes a track; with one layer there is nothing else to choose.
+// prefer stops and resumes a track, and chooses among its layers.
 func (p *peer) prefer(m *signal.Prefer) {
 	i := slices.IndexFunc(p.wants, func(w *want) bool { return w.up.id == m.TrackID })
 	if i < 0 {
@@ -73,12 +73,13 @@ func (p *peer) prefer(m *signal.Prefer) {
 	}
 	w := p.wants[i]
 	resumed := w.paused && !m.Paused
-	w.paused = m.Paused
+	w.paused, w.width, w.fps = m.Paused, m.MaxWidth, m.MaxFPS
 	if w.down == nil {
 		return
 	}
 	w.down.pause(m.Paused)
+	w.down.prefer(w.width, w.fps)
 	if resumed {
-		w.up.askKeyframe()
+		w.down.askKeyframe()
 	}
 }

@@ -224,3 +224,38 @@ func TestFilterOfSpatialLayers(t *testing.T) {
 	sent, _ = picture(false)
 	require.Equal(t, []bool{true, false, false}, sent, "down at once")
 }
+
+func TestKeyframeStart(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		codec   Codec
+		payload []byte
+		want    bool
+	}{
+		{"VP8 keyframe", VP8, []byte{0x10, 0x00, 0x00, 0x00, 0x9d}, true},
+		{"VP8 with a 15-bit picture id, TL0 and TID", VP8, []byte{0x90, 0xe0, 0x80, 1, 2, 3, 0x10}, true},
+		{"VP8 with a 7-bit picture id", VP8, []byte{0x90, 0x80, 0x01, 0x10}, true},
+		{"VP8 predicted", VP8, []byte{0x10, 0x01}, false},
+		{"VP8 later packet", VP8, []byte{0x00, 0x00}, false},
+		{"VP8 second partition", VP8, []byte{0x11, 0x00}, false},
+		{"VP8 cut", VP8, []byte{0x90, 0xe0}, false},
+		{"VP9 keyframe", VP9, []byte{0x88, 1, 0}, true},
+		{"VP9 predicted", VP9, []byte{0xca, 1}, false},
+		{"VP9 middle", VP9, []byte{0x82, 1}, false},
+		{"H264 IDR", H264, []byte{0x65, 1}, true},
+		{"H264 SPS", H264, []byte{0x67, 1}, true},
+		{"H264 slice", H264, []byte{0x41, 1}, false},
+		{"H264 fragment begins an IDR", H264, []byte{0x7c, 0x85, 1}, true},
+		{"H264 fragment goes on", H264, []byte{0x7c, 0x05, 1}, false},
+		{"H264 aggregate with SPS second", H264, []byte{0x78, 0, 2, 0x68, 1, 0, 2, 0x67, 1}, true},
+		{"H264 aggregate of slices", H264, []byte{0x78, 0, 2, 0x41, 1, 0, 2, 0x41, 1}, false},
+		{"H264 aggregate lies", H264, []byte{0x78, 0xff, 0xff, 0x41, 1}, false},
+		{"AV1 sequence", AV1, []byte{0x18, 1}, true},
+		{"AV1 frame", AV1, []byte{0x10, 1}, false},
+		{"nothing", AV1, nil, false},
+		{"unknown", Opaque, []byte{0xff, 0xff}, false},
+	} {
+		i, ok := Read(c.codec, c.payload)
+		require.Equal(t, c.want, ok && i.Key, c.name)
+	}
+}
