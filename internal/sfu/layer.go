@@ -266,3 +266,37 @@ func codecOf(u *up) rewrite.Codec { return rewrite.CodecOf(u.codec.MimeType) }
 func (u *up) sameCodec(c webrtc.RTPCodecParameters) bool {
 	return isRED(c) && u.kind == webrtc.RTPCodecTypeAudio || strings.EqualFold(c.MimeType, u.codec.MimeType)
 }
+
+// bitrates gives what u was sent over the last whole second, in bit/s by spatial layer (an encoding of simulcast, or a layer of SVC) and
+// temporal layer, each for itself. Safe for any goroutine.
+func (u *up) bitrates() (rates [maxLayers][maxTemporal]uint64) {
+	layers := *u.layers.Load()
+	for n, l := range layers {
+		if len(layers) > 1 && !l.active(time.Now()) {
+			continue
+		}
+		for s := range l.rates {
+			for t := range l.rates[s] {
+				if bits := l.rates[s][t].Load(); len(layers) > 1 {
+					rates[n][t] += bits
+				} else {
+					rates[s][t] = bits
+				}
+			}
+		}
+	}
+	return rates
+}
+
+// wanted reports whether a subscriber is sent l, or waits for it. Safe for any goroutine.
+func (u *up) wanted(l *layer) bool {
+	for _, d := range *u.subs.Load() {
+		d.mu.Lock()
+		yes := d.up == u && !d.paused && (d.from == l || d.asked == l)
+		d.mu.Unlock()
+		if yes {
+			return true
+		}
+	}
+	return false
+}
