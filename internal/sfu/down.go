@@ -178,6 +178,9 @@ func (d *down) choose(p *packet) (marker bool, ask *layer, ok bool) {
 		ask = d.wish(want)
 	}
 	pass, marker := d.filter.Pass(&p.info, p.hdr.Marker)
+	if d.from == want && !d.filter.NeedsKey() {
+		d.asked = nil // what was wished for is here; the next wish is a new one
+	}
 	if !pass {
 		d.out.Leave(d.up.read, p.hdr.SequenceNumber, &p.info)
 	}
