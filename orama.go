@@ -162,6 +162,17 @@ type Room struct {
 	Permanent bool        `json:"permanent"`  // created over REST; not removed when it empties
 	CreatedAt time.Time   `json:"created_at"` // of the first claim
 	UpdatedAt time.Time   `json:"updated_at"` // of this claim
+
+	State         string `json:"-"` // what admins have made of it: a signal.RoomState; "": nothing
+	StateRevision int64  `json:"-"` // its revision
+}
+
+// Kick is a row of webrtc_kicks: tokens of the user that were issued until then are no good for the room.
+type Kick struct {
+	Namespace NamespaceID
+	Room      RoomID
+	User      UserID
+	At        time.Time
 }
 
 // APIKey is a stored key: the secret itself is shown once and never kept.

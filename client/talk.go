@@ -117,6 +117,8 @@ func (r *Room) handleNews(m signal.Message) {
 		r.fail(orama.Errorf(orama.KindForbidden, "kicked", "the peer was removed from the room: %.200s", m.Reason))
 	case *signal.RoomClosed:
 		r.fail(orama.Errorf(orama.KindNotFound, "room_closed", "the room was closed: %.200s", m.Reason))
+	default:
+		r.handleModerated(m)
 	}
 }
 
@@ -350,7 +352,7 @@ func (r *Room) putTrack(peer orama.PeerID, t Track) {
 		for _, l := range r.locals {
 			if l.mid != "" && l.mid == t.Mid && l.ID() != t.TrackID {
 				l.setID(t.TrackID)
-				if l.Muted() != t.Muted {
+				if l.Muted() != t.Muted && !t.Locked {
 					r.tellMuted(l)
 				}
 			}

@@ -34,6 +34,7 @@ type Ticket struct {
 	Admin      bool
 	Transports []string  // which TURN URLs the peer is told of; nil: the default ones
 	ID         string    // filled by MintTicket when empty
+	Granted    time.Time // when the client's token was issued, in whole seconds; zero: not known
 	Issued     time.Time // filled by MintTicket when zero: now
 	Expires    time.Time // filled by MintTicket when zero: Issued + TicketTTL
 }
@@ -50,6 +51,7 @@ type ticketClaims struct {
 	Data       bool     `json:"data"`
 	Admin      bool     `json:"admin"`
 	Transports []string `json:"transports,omitempty"`
+	Granted    int64    `json:"granted,omitempty"` // Unix seconds
 }
 
 // MintTicket signs a ticket.
@@ -67,7 +69,16 @@ func (k *Keys) MintTicket(t Ticket) (string, error) {
 		RegisteredClaims: registered(audienceTicket, t.User, t.ID, t.Issued, t.Expires),
 		Namespace:        string(t.Namespace), Node: string(t.Node), Boot: t.Boot, Room: string(t.Room),
 		Publish: t.Publish, Subscribe: t.Subscribe, Data: t.Data, Admin: t.Admin, Transports: t.Transports,
+		Granted: unixOf(t.Granted),
 	})
+}
+
+// unixOf is t in Unix seconds, and 0 for the zero time.
+func unixOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
 }
 
 // TicketKey is the base64url public key that tickets verify with: all that an SFU is told.
@@ -112,6 +123,9 @@ func (v *TicketVerifier) Verify(raw string, now time.Time) (Ticket, error) {
 		Room: orama.RoomID(c.Room), User: orama.UserID(c.Subject),
 		Publish: c.Publish, Subscribe: c.Subscribe, Data: c.Data, Admin: c.Admin,
 		Transports: c.Transports, ID: c.ID, Expires: c.ExpiresAt.Time,
+	}
+	if c.Granted > 0 {
+		t.Granted = time.Unix(c.Granted, 0)
 	}
 	if c.IssuedAt != nil {
 		t.Issued = c.IssuedAt.Time

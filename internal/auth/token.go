@@ -35,6 +35,7 @@ const (
 type Token struct {
 	Namespace orama.NamespaceID
 	User      orama.UserID
+	Issued    time.Time    // whole seconds; filled by MintToken when zero: now. Zero in a token of an earlier version
 	Expires   time.Time    // whole seconds
 	ID        string       // filled by MintToken when empty
 	Room      orama.RoomID // "": any room of the namespace
@@ -80,8 +81,11 @@ func (k *Keys) MintToken(t Token) (string, error) {
 	if t.ID == "" {
 		t.ID = newID()
 	}
+	if t.Issued.IsZero() {
+		t.Issued = time.Now()
+	}
 	return k.token.sign(tokenClaims{
-		RegisteredClaims: registered(audienceToken, t.User, t.ID, time.Time{}, t.Expires),
+		RegisteredClaims: registered(audienceToken, t.User, t.ID, t.Issued, t.Expires),
 		Namespace:        string(t.Namespace),
 		WebRTC: webrtcGrant{Room: string(t.Room), Publish: t.Publish, Subscribe: t.Subscribe,
 			Data: t.Data, Admin: t.Admin},
@@ -121,6 +125,9 @@ func (k *Keys) VerifyToken(raw string, now time.Time) (Token, error) {
 		Namespace: orama.NamespaceID(c.Namespace), User: orama.UserID(c.Subject),
 		Expires: c.ExpiresAt.Time, ID: c.RegisteredClaims.ID, Room: orama.RoomID(c.WebRTC.Room),
 		Publish: c.WebRTC.Publish, Subscribe: c.WebRTC.Subscribe, Data: c.WebRTC.Data, Admin: c.WebRTC.Admin,
+	}
+	if c.IssuedAt != nil {
+		t.Issued = c.IssuedAt.Time
 	}
 	if t.valid() != nil || t.ID == "" {
 		return Token{}, errToken

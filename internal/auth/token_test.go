@@ -19,6 +19,7 @@ func TestTokenRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := auth.Token{
 			Namespace: "myapp", User: orama.UserID(rapid.StringMatching(`[^\pC]{1,30}`).Draw(t, "user")),
+			Issued:  now.Add(-time.Duration(rapid.IntRange(0, 1e6).Draw(t, "age")) * time.Second),
 			Expires: now.Add(time.Duration(rapid.IntRange(1, 1e6).Draw(t, "ttl")) * time.Second), ID: "id",
 			Room:    orama.RoomID(rapid.SampledFrom([]string{"", "daily", "a.b~c"}).Draw(t, "room")),
 			Publish: rapid.Bool().Draw(t, "p"), Subscribe: rapid.Bool().Draw(t, "s"), Data: rapid.Bool().Draw(t, "d"), Admin: rapid.Bool().Draw(t, "a"),
@@ -34,7 +35,10 @@ func TestTokenRoundTrip(t *testing.T) {
 		if !out.Expires.Equal(in.Expires) {
 			t.Fatalf("expires %v, not %v", out.Expires, in.Expires)
 		}
-		out.Expires = in.Expires
+		if !out.Issued.Equal(in.Issued) {
+			t.Fatalf("issued %v, not %v", out.Issued, in.Issued)
+		}
+		out.Expires, out.Issued = in.Expires, in.Issued
 		if in != out {
 			t.Fatalf("%+v became %+v", in, out)
 		}

@@ -63,6 +63,9 @@ A credential is that of TURN REST servers: the username is EXPIRY:NAME, in secon
 base64(HMAC-SHA1(secret, username)). The file is read again when it changes, and at once on SIGHUP; a tenant that stays
 as it is keeps its relays, and a file that is damaged changes nothing. So are --cert and --key.
 
+On SIGUSR2 the program that is now where this one was started from takes over what listens, with the same arguments, and
+this process serves the relays it has to their end.
+
 --allow says what relays may reach: nothing unless it is there. It takes
   10.0.0.5   10.0.0.0/24   10.0.0.5:20000   10.0.0.0/24:20000-20499   [2001:db8::/32]:5000-6000
 Loopback, link-local, and IPv6 addresses with an IPv4 one inside are reached only by a rule inside 127.0.0.0/8, ::1,
@@ -149,7 +152,10 @@ func (a *app) runAlone(c *cobra.Command, f aloneFlags, u role.Unit) error {
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
 	defer signal.Stop(hangUp)
-	o.Reload = hangUp
+	upgrade := make(chan os.Signal, 1)
+	signal.Notify(upgrade, syscall.SIGUSR2)
+	defer signal.Stop(upgrade)
+	o.Reload, o.Upgrade = hangUp, upgrade
 	return role.TURNStandalone(c.Context(), o)
 }
 

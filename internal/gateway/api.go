@@ -147,12 +147,33 @@ func (g *Gateway) registerREST(api huma.API) {
 		"Close a room (owner)", needsOwner, invalid, missing, conflict)
 	remove.DefaultStatus = http.StatusNoContent
 	register(g, api, remove, g.closeRoom)
+	g.registerModeration(api, append(body, missing))
 	mint := g.operation(api, "mint-token", http.MethodPost, "/v1/auth/token",
 		"Mint a token for a user (API key)", needsKey, body...)
 	register(g, api, mint, g.mintToken)
 	demo := g.operation(api, "demo-token", http.MethodPost, "/demo/token",
 		"Mint a guest's token for the demo page", needsNothing, append(body, http.StatusForbidden, missing, http.StatusTooManyRequests)...)
 	register(g, api, demo, g.demoToken)
+}
+
+// registerModeration adds what an owner may do to one room and those in it.
+func (g *Gateway) registerModeration(api huma.API, refused []int) {
+	register(g, api, g.operation(api, "read-room", http.MethodGet, "/v1/webrtc/rooms/{room_id}",
+		"Read a room's settings and who is in it (owner)", needsOwner, http.StatusUnprocessableEntity, http.StatusNotFound), g.readRoom)
+	register(g, api, g.operation(api, "change-room", http.MethodPatch, "/v1/webrtc/rooms/{room_id}",
+		"Lock a room, limit it, or change its metadata (owner)", needsOwner, refused...), g.changeRoom)
+	kick := g.operation(api, "kick", http.MethodPost, "/v1/webrtc/rooms/{room_id}/kick",
+		"Remove a user from a room, and end its tokens for the room (owner)", needsOwner, refused...)
+	kick.DefaultStatus = http.StatusNoContent
+	register(g, api, kick, g.kick)
+	mute := g.operation(api, "mute-track", http.MethodPost, "/v1/webrtc/rooms/{room_id}/mute",
+		"Mute or unmute somebody's track (owner)", needsOwner, refused...)
+	mute.DefaultStatus = http.StatusNoContent
+	register(g, api, mute, g.muteTrack)
+	peer := g.operation(api, "change-peer", http.MethodPatch, "/v1/webrtc/rooms/{room_id}/peers/{peer_id}",
+		"Change what a peer may do and how it is shown (owner)", needsOwner, refused...)
+	peer.DefaultStatus = http.StatusNoContent
+	register(g, api, peer, g.changePeer)
 }
 
 // registerPlain adds what is not JSON in, JSON out, and documents it by hand.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
@@ -16,6 +17,7 @@ type caller struct {
 	ns        orama.Namespace
 	user      orama.UserID
 	room      orama.RoomID // "": any
+	granted   time.Time    // when the token was issued; zero: not known, or a key
 	publish   bool
 	subscribe bool
 	data      bool
@@ -30,6 +32,23 @@ func (c *caller) mayUse(room orama.RoomID) error {
 		return orama.Errorf(orama.KindForbidden, "wrong_room", "the token is for another room")
 	}
 	return nil
+}
+
+// keptOut refuses a token that was issued before its user was kicked from the room. A key is no token: who has one may make new tokens.
+func (g *Gateway) keptOut(ctx context.Context, c *caller, room orama.RoomID) error {
+	if c.key != "" {
+		return nil
+	}
+	at, err := g.store.Kicked(ctx, c.ns.ID, room, c.user)
+	switch {
+	case orama.KindOf(err) == orama.KindNotFound:
+		return nil
+	case err != nil:
+		return storeError(err)
+	case c.granted.After(at):
+		return nil
+	}
+	return orama.Errorf(orama.KindForbidden, "kicked", "an admin has removed you from this room")
 }
 
 // Schemes of a credential: in Authorization, and as WebSocket subprotocols.
@@ -139,7 +158,7 @@ func (g *Gateway) verify(ctx context.Context, secret string, isKey bool) (*calle
 	}
 	return &caller{
 		ns: orama.Namespace{ID: t.Namespace}, user: t.User, room: t.Room,
-		publish: t.Publish, subscribe: t.Subscribe, data: t.Data, admin: t.Admin,
+		publish: t.Publish, subscribe: t.Subscribe, data: t.Data, admin: t.Admin, granted: t.Issued,
 	}, nil
 }
 

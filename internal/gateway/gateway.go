@@ -48,6 +48,11 @@ type Store interface {
 	ClaimRoom(ctx context.Context, room orama.Room) error
 	// DeleteRoom removes a room if its epoch is still this one; 0 means any.
 	DeleteRoom(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, epoch int64) error
+	// PutRoomState keeps what admins have made of a room, if it is newer than what is kept; else it gives a conflict.
+	PutRoomState(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, revision int64, state string) error
+	PutKick(ctx context.Context, k orama.Kick) error
+	// Kicked tells when a user was last kicked from a room.
+	Kicked(ctx context.Context, ns orama.NamespaceID, room orama.RoomID, user orama.UserID) (time.Time, error)
 }
 
 // Rates counts events per key: burst at once, perSecond for ever.
@@ -80,6 +85,8 @@ const (
 	authFailuresPerSec = 1
 	demoBurst          = 60 // demo tokens for one address: a class room behind one NAT
 	demoPerSecond      = 1
+	moderateBurst      = 30 // changes of rooms by one user or key
+	moderationsPerSec  = 5
 	maxBody            = 16 << 10 // bytes of a request
 	maxSockets         = 20_000   // of one gateway
 	maxAPITokenTTL     = 24 * time.Hour

@@ -10,6 +10,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/signal"
 )
 
 const (
@@ -29,6 +30,7 @@ type search struct {
 	room orama.RoomID
 
 	permanent bool             // a new room stays when it empties
+	state     string           // of the room, as its record has it
 	lost      map[process]bool // processes that turned out not to have the room
 	from      orama.NodeID     // the node that was lost last: a client is not sent back there if there is another
 }
@@ -39,6 +41,9 @@ func (g *Gateway) connect(ctx context.Context, c *caller, room orama.RoomID, tra
 	defer func() { err = orTimeout(err) }()
 	ctx, cancel := context.WithTimeout(ctx, g.timing.joinWithin)
 	defer cancel()
+	if err := g.keptOut(ctx, c, room); err != nil {
+		return nil, process{}, err
+	}
 	s := &search{g: g, ns: c.ns, room: room, lost: map[process]bool{}}
 	for range maxDials {
 		p, err := s.owner(ctx)
@@ -68,8 +73,16 @@ func (s *search) join(ctx context.Context, p process, c *caller, transports []st
 	if !ok {
 		return nil, errLost
 	}
-	return s.g.sfus.dial(ctx, at, auth.Ticket{
-		Namespace: p.ns, Node: p.node, Boot: p.boot, Room: s.room, User: c.user, Transports: transports,
+	state, err := signal.DecodeRoomState([]byte(s.state))
+	if err != nil {
+		s.g.log.LogAttrs(ctx, slog.LevelWarn, "a room's state cannot be read", slog.String("namespace", string(p.ns)), slog.String("room", string(s.room)))
+	}
+	granted := c.granted
+	if c.key != "" {
+		granted = s.g.now()
+	}
+	return s.g.sfus.dial(ctx, at, signal.RoomRecord{State: state}, auth.Ticket{
+		Granted: granted, Namespace: p.ns, Node: p.node, Boot: p.boot, Room: s.room, User: c.user, Transports: transports,
 		Publish: c.publish, Subscribe: c.subscribe, Data: c.data, Admin: c.admin,
 	})
 }
@@ -84,6 +97,7 @@ func (s *search) owner(ctx context.Context) (process, error) {
 			return process{}, storeError(err)
 		}
 		exists := err == nil
+		s.state = row.State
 		if !exists && s.ns.ClosedRooms {
 			return process{}, orama.Errorf(orama.KindNotFound, "room_not_found", "there is no such room; its owner has to create it")
 		}

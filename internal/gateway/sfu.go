@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/signal"
 )
 
 // process is one run of an SFU: another boot on the same node is another process, with other rooms.
@@ -118,16 +120,24 @@ func addressOf(c orama.Cluster, p process) (netip.AddrPort, bool) {
 }
 
 // dial joins a client to a process. The error wraps errLost when the room has to move.
-func (s *sfus) dial(ctx context.Context, at netip.AddrPort, t auth.Ticket) (*socket, error) {
+func (s *sfus) dial(ctx context.Context, at netip.AddrPort, room signal.RoomRecord, t auth.Ticket) (*socket, error) {
 	t.Issued = s.now()
 	ticket, err := s.keys.MintTicket(t)
 	if err != nil {
 		return nil, err
 	}
+	header := http.Header{"Authorization": {"Ticket " + ticket}}
+	if room.MaxParticipants != 0 || room.State.Revision > 0 {
+		record, err := room.Encode()
+		if err != nil {
+			return nil, err
+		}
+		header.Set(signal.HeaderRoom, record)
+	}
 	dialCtx, cancel := context.WithTimeout(ctx, s.within)
 	defer cancel()
 	conn, resp, err := dialSocket(dialCtx, "ws://"+at.String()+"/v1/signal", &websocket.DialOptions{
-		HTTPClient: s.joins, HTTPHeader: http.Header{"Authorization": {"Ticket " + ticket}},
+		HTTPClient: s.joins, HTTPHeader: header,
 		CompressionMode: websocket.CompressionDisabled,
 	})
 	if err == nil {
@@ -162,7 +172,7 @@ func refusal(resp *http.Response, err error) error {
 
 // rooms asks a process who is in its rooms.
 func (s *sfus) rooms(ctx context.Context, at netip.AddrPort, p process) (map[orama.RoomID]int, error) {
-	resp, err := s.control(ctx, http.MethodGet, at, p, "/v1/rooms")
+	resp, err := s.control(ctx, http.MethodGet, at, p, "/v1/rooms", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +198,7 @@ func (s *sfus) rooms(ctx context.Context, at netip.AddrPort, p process) (map[ora
 
 // closeRoom tells a process to send everybody home.
 func (s *sfus) closeRoom(ctx context.Context, at netip.AddrPort, p process, room orama.RoomID) error {
-	resp, err := s.control(ctx, http.MethodDelete, at, p, "/v1/rooms/"+url.PathEscape(string(room)))
+	resp, err := s.control(ctx, http.MethodDelete, at, p, "/v1/rooms/"+url.PathEscape(string(room)), nil)
 	if err != nil {
 		return err
 	}
@@ -199,15 +209,59 @@ func (s *sfus) closeRoom(ctx context.Context, at netip.AddrPort, p process, room
 	return nil
 }
 
-func (s *sfus) control(ctx context.Context, method string, at netip.AddrPort, p process, path string) (*http.Response, error) {
+func (s *sfus) control(ctx context.Context, method string, at netip.AddrPort, p process, path string, body []byte) (*http.Response, error) {
 	ticket, err := s.keys.MintTicket(auth.Ticket{Namespace: p.ns, Node: p.node, Boot: p.boot, Admin: true, Issued: s.now()})
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+at.String()+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+at.String()+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Ticket "+ticket)
 	return s.client.Do(req)
+}
+
+// errNotThere means that a process does not have the room: nobody has joined it, or not lately.
+var errNotThere = errors.New("the SFU does not have the room")
+
+// view asks a process who is in a room.
+func (s *sfus) view(ctx context.Context, at netip.AddrPort, p process, room orama.RoomID) (v signal.RoomView, err error) {
+	return v, s.one(ctx, http.MethodGet, at, p, room, nil, &v)
+}
+
+// act has a process do what an owner asks of a room, and gives the room's state.
+func (s *sfus) act(ctx context.Context, at netip.AddrPort, p process, room orama.RoomID, m signal.Message) (st signal.RoomState, err error) {
+	frame, err := signal.Encode(m)
+	if err != nil {
+		return st, err
+	}
+	return st, s.one(ctx, http.MethodPost, at, p, room, frame, &st)
+}
+
+// one asks a process about one room.
+func (s *sfus) one(ctx context.Context, method string, at netip.AddrPort, p process, room orama.RoomID, body []byte, out any) error {
+	resp, err := s.control(ctx, method, at, p, "/v1/rooms/"+url.PathEscape(string(room)), body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	limited := json.NewDecoder(io.LimitReader(resp.Body, 64<<20))
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return limited.Decode(out)
+	case http.StatusNotFound, http.StatusConflict: // not joined, or another boot, which has lost the room
+		return errNotThere
+	case http.StatusUnprocessableEntity:
+		var e signal.Error
+		if err := limited.Decode(&e); err != nil {
+			return err
+		}
+		kind := orama.KindInvalid
+		if e.Code == signal.CodeNotFound {
+			kind = orama.KindNotFound
+		}
+		return orama.Errorf(kind, e.Code, "%.200s", e.Message)
+	}
+	return fmt.Errorf("the SFU answered %d", resp.StatusCode)
 }

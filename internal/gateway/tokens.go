@@ -40,6 +40,11 @@ func (g *Gateway) turnCredentials(ctx context.Context, in *credentialsInput) (*c
 	if err != nil {
 		return nil, err
 	}
+	if c.room != "" {
+		if err := g.keptOut(ctx, c, c.room); err != nil {
+			return nil, err
+		}
+	}
 	if wait := g.rates.Take("turn:"+string(c.ns.ID)+"/"+string(c.user), credentialBurst, credentialsPerSec); wait > 0 {
 		return nil, limited(wait)
 	}
@@ -109,6 +114,7 @@ func (g *Gateway) mintToken(ctx context.Context, in *tokenInput) (*tokenOutput, 
 
 func (g *Gateway) mint(t auth.Token) (*tokenOutput, error) {
 	t.Expires = t.Expires.Truncate(time.Second)
+	t.Issued = g.now()
 	raw, err := g.keys.MintToken(t)
 	if err != nil {
 		return nil, err

@@ -27,6 +27,7 @@ import (
 	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/cache"
 	"orama.network/orama/internal/plan"
+	"orama.network/orama/internal/signal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,6 +42,7 @@ type memory struct {
 	reads   int                         // of the cluster
 	keyAsks int
 	claims  int
+	kicks   map[orama.UserID]time.Time // of every room: likewise
 }
 
 func (m *memory) Cluster(context.Context) (orama.Cluster, error) {
@@ -125,6 +127,40 @@ func (m *memory) DeleteRoom(_ context.Context, _ orama.NamespaceID, id orama.Roo
 	return nil
 }
 
+func (m *memory) PutRoomState(_ context.Context, _ orama.NamespaceID, id orama.RoomID, revision int64, state string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.rooms[id]
+	switch {
+	case m.err != nil:
+		return m.err
+	case !ok || r.StateRevision >= revision:
+		return orama.ErrConflict
+	}
+	r.State, r.StateRevision = state, revision
+	m.rooms[id] = r
+	return nil
+}
+
+func (m *memory) PutKick(_ context.Context, k orama.Kick) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil {
+		m.kicks[k.User] = k.At
+	}
+	return m.err
+}
+
+func (m *memory) Kicked(_ context.Context, _ orama.NamespaceID, _ orama.RoomID, user orama.UserID) (time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.kicks[user]
+	if m.err == nil && !ok {
+		return at, orama.ErrNotFound
+	}
+	return at, m.err
+}
+
 func (m *memory) change(f func(m *memory)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -152,7 +188,9 @@ type fakeSFU struct {
 	mu       sync.Mutex
 	tickets  []auth.Ticket  // guarded by mu
 	closed   []orama.RoomID // guarded by mu
-	refusals int            // guarded by mu
+	asked    []string       // guarded by mu; frames of owners
+	view     signal.RoomView
+	refusals int // guarded by mu
 }
 
 // joined is one client's socket as the SFU has it. The test ends it.
@@ -175,6 +213,8 @@ func newFakeSFU(t *testing.T, keys *auth.Keys, node orama.NodeID, boot string) *
 	mux.HandleFunc("GET /v1/signal", f.signal)
 	mux.HandleFunc("GET /v1/rooms", f.list)
 	mux.HandleFunc("DELETE /v1/rooms/{id}", f.remove)
+	mux.HandleFunc("GET /v1/rooms/{id}", f.read)
+	mux.HandleFunc("POST /v1/rooms/{id}", f.act)
 	f.srv = &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute} // a busy machine is no lost SFU
 	done := make(chan struct{})
 	go func() { defer close(done); f.srv.Serve(l) }() //nolint:errcheck // it ends by Close
@@ -252,6 +292,48 @@ func (f *fakeSFU) remove(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+func (f *fakeSFU) read(w http.ResponseWriter, r *http.Request) {
+	if _, ok := f.ticket(w, r); !ok {
+		return
+	}
+	if _, here := f.present[orama.RoomID(r.PathValue("id"))]; !here {
+		http.Error(w, `{"code":"not_found"}`, http.StatusNotFound)
+		return
+	}
+	json.NewEncoder(w).Encode(f.view) //nolint:errcheck // a test's server
+}
+
+// act does what a set-room says, knows the peer p_bob alone, and notes all that it is asked.
+func (f *fakeSFU) act(w http.ResponseWriter, r *http.Request) {
+	if _, ok := f.ticket(w, r); !ok {
+		return
+	}
+	frame, _ := io.ReadAll(r.Body)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, string(frame))
+	m, err := signal.Decode(frame)
+	if _, here := f.present[orama.RoomID(r.PathValue("id"))]; !here {
+		http.Error(w, `{"code":"not_found"}`, http.StatusNotFound)
+		return
+	}
+	permit, ok := m.(*signal.Permit)
+	switch {
+	case err != nil:
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		json.NewEncoder(w).Encode(signal.Error{Code: signal.CodeInvalid, Message: err.Error()}) //nolint:errcheck // a test's server
+		return
+	case ok && permit.PeerID != "p_bob":
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		json.NewEncoder(w).Encode(signal.Error{Code: signal.CodeNotFound, Message: "there is no such peer"}) //nolint:errcheck // a test's server
+		return
+	}
+	if set, ok := m.(*signal.SetRoom); ok && f.view.State.Settings.Set(set) {
+		f.view.State.Revision++
+	}
+	json.NewEncoder(w).Encode(f.view.State) //nolint:errcheck // a test's server
+}
+
 // join waits for the next client.
 func (f *fakeSFU) join(t *testing.T) *joined {
 	t.Helper()
@@ -306,7 +388,7 @@ func newWorld(t *testing.T, sfuCount int) *world {
 	t.Helper()
 	w := &world{t: t, keys: auth.NewKeys([32]byte{1, 2, 3}), clock: &clock{}, logs: &logs{}}
 	cfg := &orama.WebRTCConfig{SealedSecret: w.keys.Seal("s3cret", plan.SecretAAD(ns)), CredentialTTL: 10 * time.Minute}
-	w.store = &memory{keys: map[string]orama.APIKey{}, rooms: map[orama.RoomID]orama.Room{}, cluster: orama.Cluster{
+	w.store = &memory{keys: map[string]orama.APIKey{}, rooms: map[orama.RoomID]orama.Room{}, kicks: map[orama.UserID]time.Time{}, cluster: orama.Cluster{
 		Namespaces: []orama.Namespace{
 			{ID: ns, WebRTC: cfg, AllowedOrigins: []string{"https://app.example"}},
 			{ID: "other", WebRTC: cfg, AllowedOrigins: []string{"https://other.example"}},

@@ -34,6 +34,9 @@ type Store interface {
 	Rooms(ctx context.Context, ns orama.NamespaceID) ([]orama.Room, error)
 	ClaimRoom(ctx context.Context, r orama.Room) error
 	DeleteRoom(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, epoch int64) error
+	// PutRoomState keeps what admins have made of a room, if it is newer than what is kept.
+	PutRoomState(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, revision int64, state string) error
+	PutKick(ctx context.Context, k orama.Kick) error
 }
 
 // Runner keeps the processes of this machine's units alive.
@@ -76,6 +79,15 @@ type Status struct {
 	Tenants    []orama.NamespaceID // of TURN: who is served
 	Relays     int                 // of TURN: allocations in use
 	Rooms      []orama.RoomID      // of an SFU: those it has in hand
+	Moderated  []Moderated         // of those, the ones that admins have changed
+}
+
+// Moderated is what admins have made of a room, for its record.
+type Moderated struct {
+	Room     orama.RoomID
+	Revision int64
+	State    string
+	Kicks    []orama.Kick
 }
 
 // Prober uses an instance as a client would; nil means that it serves.

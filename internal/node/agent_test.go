@@ -27,23 +27,26 @@ const self = orama.NodeID("node-1")
 
 // world stands in for everything around one agent: the records, the processes, the clients.
 type world struct {
-	mu       sync.Mutex
-	cluster  orama.Cluster
-	unread   bool // the records cannot be read
-	units    map[string]*process
-	boots    int
-	broken   error // what a client of any instance runs into
-	refuse   error // what applying a configuration gives
-	observed map[string][]orama.State
-	last     map[string]orama.Observation
-	saved    []manifest.State
-	beats    int
-	beat     orama.Node // the last
-	relays   int
-	rooms    []orama.Room
-	hand     map[orama.RoomID]int // what the SFU has
-	moved    []orama.RoomID
-	race     func() // called between the agent's reading of the records and what it does
+	mu      sync.Mutex
+	cluster orama.Cluster
+	unread  bool // the records cannot be read
+
+	moderated []node.Moderated // as the SFU tells of them
+	kicks     []orama.Kick     // recorded
+	units     map[string]*process
+	boots     int
+	broken    error // what a client of any instance runs into
+	refuse    error // what applying a configuration gives
+	observed  map[string][]orama.State
+	last      map[string]orama.Observation
+	saved     []manifest.State
+	beats     int
+	beat      orama.Node // the last
+	relays    int
+	rooms     []orama.Room
+	hand      map[orama.RoomID]int // what the SFU has
+	moved     []orama.RoomID
+	race      func() // called between the agent's reading of the records and what it does
 }
 
 type process struct {
@@ -131,7 +134,7 @@ func (w *world) status(role orama.Role, ns orama.NamespaceID) (node.Status, erro
 	if p == nil {
 		return node.Status{}, errors.New("no such process")
 	}
-	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Relays: w.relays, Rooms: slices.Collect(maps.Keys(w.hand))}
+	st := node.Status{Boot: p.boot, Configured: p.applied > 0, Relays: w.relays, Rooms: slices.Collect(maps.Keys(w.hand)), Moderated: w.moderated}
 	if p.turn != nil {
 		for _, t := range p.turn.Tenants {
 			st.Tenants = append(st.Tenants, t.Namespace)

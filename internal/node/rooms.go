@@ -24,6 +24,7 @@ const (
 type roomSweep struct {
 	at     time.Time
 	strays map[orama.RoomID]int64 // rooms in hand whose record names another node: the record's epoch
+	kicks  map[orama.Kick]bool    // those recorded, as the SFU tells of them
 }
 
 // sweepRooms makes the SFU's rooms and their records agree. The record decides, unless nobody else can have the room:
@@ -56,6 +57,7 @@ func (k *keeper) sweepRooms(ctx context.Context, st Status) {
 	if err != nil {
 		return
 	}
+	k.record(ctx, records, st.Moderated)
 	strays := map[orama.RoomID]int64{}
 	for _, r := range records {
 		peers, here := inHand[r.ID]
@@ -76,6 +78,34 @@ func (k *keeper) sweepRooms(ctx context.Context, st Status) {
 	}
 	k.rooms.strays = strays
 	k.adopt(ctx, st.Boot, inHand)
+}
+
+// record keeps what admins have done through the SFU, so that other gateways and the room's next SFU know. What cannot be written
+// now is written by a later sweep.
+func (k *keeper) record(ctx context.Context, records []orama.Room, moderated []Moderated) {
+	kept := map[orama.RoomID]int64{}
+	for _, r := range records {
+		kept[r.ID] = r.StateRevision
+	}
+	kicks := map[orama.Kick]bool{}
+	for _, m := range moderated {
+		if revision, known := kept[m.Room]; known && m.Revision > revision {
+			if err := k.a.Store.PutRoomState(ctx, k.key.ns, m.Room, m.Revision, m.State); err != nil && !expected(err) {
+				k.a.Log.Warn("a room's state is not recorded; it is tried again", "namespace", k.key.ns, "room", m.Room, "error", err)
+			}
+		}
+		for _, kick := range m.Kicks {
+			kick.Namespace, kick.Room = k.key.ns, m.Room
+			if !k.rooms.kicks[kick] {
+				if err := k.a.Store.PutKick(ctx, kick); err != nil {
+					k.a.Log.Warn("a kick is not recorded; it is tried again", "namespace", k.key.ns, "room", m.Room, "error", err)
+					continue
+				}
+			}
+			kicks[kick] = true
+		}
+	}
+	k.rooms.kicks = kicks
 }
 
 // tidy removes the record of a room that a join made and that this node's SFU no longer has. A room that a

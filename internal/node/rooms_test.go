@@ -57,6 +57,27 @@ func (w *world) DeleteRoom(_ context.Context, _ orama.NamespaceID, id orama.Room
 	return nil
 }
 
+func (w *world) PutRoomState(_ context.Context, _ orama.NamespaceID, id orama.RoomID, revision int64, state string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := w.record(id)
+	if i < 0 || w.rooms[i].StateRevision >= revision {
+		return orama.ErrConflict
+	}
+	w.rooms[i].State, w.rooms[i].StateRevision = state, revision
+	return nil
+}
+
+func (w *world) PutKick(_ context.Context, k orama.Kick) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.unread {
+		return errors.New("records cannot be written")
+	}
+	w.kicks = append(w.kicks, k)
+	return nil
+}
+
 func (w *world) InHand(context.Context, orama.NamespaceID) (map[orama.RoomID]int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,6 +142,34 @@ func TestRecordsOfEmptyRoomsAreRemoved(t *testing.T) {
 }
 
 // After a partition two SFUs have the same room. The record names one; the other lets it go.
+func TestWhatAdminsDidIsRecorded(t *testing.T) {
+	w := newWorld()
+	kick := orama.Kick{User: "bob", At: time.Unix(1000, 0).UTC()}
+	withRooms(t, w, func(boot string, old time.Time) {
+		w.rooms = []orama.Room{{Namespace: "alpha", ID: "daily", Node: "node-1", Boot: boot, Epoch: 1, UpdatedAt: old}}
+		w.hand = map[orama.RoomID]int{"daily": 2}
+		w.moderated = []node.Moderated{{Room: "daily", Revision: 2, State: "two", Kicks: []orama.Kick{kick}}}
+		w.unread = true
+	}, func(t *testing.T) {
+		w.mu.Lock()
+		require.Empty(t, w.kicks)
+		w.unread = false
+		w.mu.Unlock()
+		later(10 * time.Second)
+		w.mu.Lock()
+		require.Equal(t, "two", w.rooms[0].State)
+		require.EqualValues(t, 2, w.rooms[0].StateRevision)
+		kick.Namespace, kick.Room = "alpha", "daily"
+		require.Equal(t, []orama.Kick{kick}, w.kicks, "once, however often the SFU tells of it")
+		w.rooms[0].StateRevision, w.rooms[0].State = 5, "an owner's"
+		w.mu.Unlock()
+		later(10 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		require.Equal(t, "an owner's", w.rooms[0].State, "the newer one stays")
+	})
+}
+
 func TestARoomThatMovedMeanwhileIsLetGo(t *testing.T) {
 	w := newWorld()
 	withRooms(t, w, func(boot string, old time.Time) {

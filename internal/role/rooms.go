@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/node"
 	"orama.network/orama/internal/sfu"
 )
 
@@ -49,4 +50,18 @@ func serveMove(srv *sfu.Server) http.HandlerFunc {
 		srv.MoveRoom(orama.RoomID(r.PathValue("id")), m.Reason, moveWithin)
 		w.WriteHeader(http.StatusNoContent)
 	}
+}
+
+// moderated is what of a room's status belongs into its record.
+func moderated(r sfu.RoomStatus) (m node.Moderated, changed bool) {
+	m.Room = r.ID
+	if r.State != nil && r.State.Revision > 0 {
+		if b, err := r.State.Encode(); err == nil { // a state that was decoded can be encoded
+			m.Revision, m.State = r.State.Revision, string(b)
+		}
+	}
+	for _, k := range r.Kicks {
+		m.Kicks = append(m.Kicks, orama.Kick{User: k.User, At: k.At.UTC().Truncate(time.Microsecond)})
+	}
+	return m, m.Revision > 0 || len(m.Kicks) > 0
 }

@@ -52,6 +52,7 @@ type Standalone struct {
 	Drain      time.Duration
 	Log        *slog.Logger
 	Reload     <-chan os.Signal // a value has the files read at once
+	Upgrade    <-chan os.Signal // a value has the program, as it is now, take the place of this process
 }
 
 // standalone is a Standalone that runs. Its fields belong to the goroutine of run, except where their own types say otherwise.
@@ -67,6 +68,11 @@ type standalone struct {
 	size    int
 	tenants []fileTenant
 	pem     [2][]byte // certificate and key in force
+
+	program string         // what an upgrade starts
+	left    *inheritance   // by the process before; nil: nothing
+	metrics net.Listener   // nil: none
+	control *controlSocket // nil: none
 }
 
 // TURNStandalone is the life of a TURN server of its own. It serves the tenants of a file until ctx ends, and then keeps
@@ -79,17 +85,35 @@ func TURNStandalone(ctx context.Context, o Standalone) error {
 	if err := s.check(); err != nil {
 		return err
 	}
+	var err error
+	if s.program, err = ownProgram(); err != nil {
+		return err
+	}
+	if s.left, err = inherit(); err != nil {
+		return err
+	}
 	s.reg.MustRegister(s.taken)
 	s.srv = turn.New(o.Log, s.reg)
 	s.srv.Ports = o.Ports
 	s.srv.Ports.Unshared = o.HTTPS == ""
+	var metrics []turn.Bequest
+	if s.left != nil {
+		metrics = s.left.Estate.Take(metricsBequest)
+		s.srv.Estate = s.left.Estate
+	}
 	defer s.srv.Close() //nolint:errcheck // Close after a Close is nothing; the first one's error is told
 	if err := s.start(); err != nil {
 		return err
 	}
-	servers, err := s.listen()
+	servers, err := s.listen(metrics)
 	if err != nil {
 		return err
+	}
+	if s.left != nil {
+		if err := s.left.ready(); err != nil {
+			return err
+		}
+		s.Log.Info("turn: serving in place of a process before, which serves its relays to their end", "before", s.left.Parent)
 	}
 	return s.run(ctx, servers)
 }
@@ -309,7 +333,7 @@ type server struct {
 	h http.Handler
 }
 
-func (s *standalone) listen() (servers []server, err error) {
+func (s *standalone) listen(left []turn.Bequest) (servers []server, err error) {
 	defer func() {
 		if err != nil {
 			for _, o := range servers {
@@ -318,7 +342,7 @@ func (s *standalone) listen() (servers []server, err error) {
 		}
 	}()
 	if s.Metrics != "" {
-		l, err := net.Listen("tcp", s.Metrics)
+		l, err := listenOr(left, s.Metrics)
 		if err != nil {
 			return servers, orama.Errorf(orama.KindUnavailable, "listen_failed", "--metrics: %v", err)
 		}
@@ -326,19 +350,29 @@ func (s *standalone) listen() (servers []server, err error) {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{}))
 		mux.HandleFunc("GET /healthz", s.serveHealth)
 		servers = append(servers, server{l, mux})
+		s.metrics = l
 		s.Log.Info("turn: metrics", "url", "http://"+l.Addr().String()+"/metrics")
 	}
 	if s.Control != "" {
-		l, err := listenUnix(s.Control, 0o600)
+		l, err := listenControl(s.Control, 0o600, s.left != nil)
 		if err != nil {
 			return servers, orama.Errorf(orama.KindUnavailable, "listen_failed", "--control: %v", err)
 		}
 		mux := http.NewServeMux()
 		statusRoute(mux, s.srv.Status)
 		relayRoutes(mux, s.srv)
+		s.control = l
 		servers = append(servers, server{l, mux})
 	}
 	return servers, nil
+}
+
+// listenOr makes a listener of what the process before left, or a new one.
+func listenOr(left []turn.Bequest, at string) (net.Listener, error) {
+	if len(left) > 0 {
+		return left[0].Listener()
+	}
+	return net.Listen("tcp", at)
 }
 
 // serveHealth says 200 while new relays are opened.
@@ -351,18 +385,22 @@ func (s *standalone) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, turnStatus(st)) //nolint:errcheck // the reader went away
 }
 
-// run serves until ctx ends, then drains while the operators' sockets still answer.
+// run serves until ctx ends, then drains while the operators' sockets still answer. After an upgrade it serves what it has, to its end.
 func (s *standalone) run(ctx context.Context, servers []server) error {
 	serving, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	failed := make(chan error, len(servers)+1)
 	for _, o := range servers {
-		wg.Go(func() { failed <- serve(serving, o.l, o.h, time.Second) })
+		wg.Go(func() {
+			if err := serve(serving, o.l, o.h, time.Second); !errors.Is(err, net.ErrClosed) { // handed over
+				failed <- err
+			}
+		})
 	}
 	wg.Go(func() { s.certs.Run(serving) }) //nolint:errcheck // it ends with its context
 	told := notify(func() string { return turnStatus(s.srv.Status()) })
-	err := s.follow(ctx, failed)
-	if err == nil {
+	done, err := s.follow(ctx, failed)
+	if err == nil && !done {
 		s.Log.Info("turn: draining", "relays", s.living(), "at_most", s.Drain)
 		told.ending()
 		bounded, cancel := context.WithTimeout(context.Background(), s.Drain)
@@ -373,7 +411,50 @@ func (s *standalone) run(ctx context.Context, servers []server) error {
 	stop()
 	wg.Wait()
 	told.close()
+	if s.control != nil {
+		s.control.remove()
+	}
 	return err
+}
+
+// upgrade has the program as it is now take the place of this process, and says whether it does.
+func (s *standalone) upgrade(ctx context.Context) bool {
+	if s.left.served() {
+		s.Log.Error("turn: not upgraded: the process before this one still serves its relays; try again when it has ended", "before", s.left.Parent)
+		return false
+	}
+	s.Log.Info("turn: upgrading", "program", s.program, "relays", s.living())
+	var pid int
+	err := s.srv.HandOver(func(estate turn.Estate) error {
+		if s.metrics != nil {
+			b, err := turn.BequestOf(metricsBequest, s.metrics)
+			if err != nil {
+				return err
+			}
+			own := turn.Estate{b}
+			defer own.Close()
+			estate = append(slices.Clip(estate), b)
+		}
+		var err error
+		pid, err = succeed(ctx, s.program, estate, s.Log)
+		return err
+	})
+	if err != nil {
+		if s.control != nil {
+			s.control.restore()
+		}
+		s.Log.Error("turn: not upgraded; this process goes on as it was", "error", err)
+		return false
+	}
+	mainProcess(pid)
+	if s.control != nil {
+		s.control.handed()
+	}
+	if s.metrics != nil {
+		s.metrics.Close() //nolint:errcheck // it lives on where it went
+	}
+	s.Log.Info("turn: handed over; what lives here is served to its end", "pid", pid, "relays", s.living())
+	return true
 }
 
 func (s *standalone) living() (n int) {
@@ -383,16 +464,27 @@ func (s *standalone) living() (n int) {
 	return n
 }
 
-// follow takes what changes until ctx ends, or a server fails.
-func (s *standalone) follow(ctx context.Context, failed <-chan error) error {
+// follow takes what changes until ctx ends, or a server fails; done says that all was handed over and nothing is left to serve.
+func (s *standalone) follow(ctx context.Context, failed <-chan error) (done bool, err error) {
 	tick := time.NewTicker(tenantsEvery)
 	defer tick.Stop()
+	var servedOut <-chan struct{} // nil until this process has handed over
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return false, nil
+		case <-servedOut:
+			return true, nil
 		case err := <-failed:
-			return err
+			return false, err
+		case <-s.Upgrade:
+			if servedOut == nil && s.upgrade(ctx) {
+				leaving, cancel := context.WithTimeout(ctx, serveOutMost)
+				defer cancel()
+				out := make(chan struct{})
+				go func() { defer close(out); s.srv.ServeOut(leaving) }()
+				servedOut = out
+			}
 		case <-s.Reload:
 			s.hangUp()
 		case <-s.certs.Changed():

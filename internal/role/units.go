@@ -190,6 +190,9 @@ func (u *units) SFU(ctx context.Context, ns orama.NamespaceID) (node.Status, err
 	out := node.Status{Boot: s.Boot, Configured: s.Configured, Draining: s.Draining}
 	for _, r := range s.Rooms {
 		out.Rooms = append(out.Rooms, r.ID)
+		if m, changed := moderated(r); changed {
+			out.Moderated = append(out.Moderated, m)
+		}
 	}
 	return out, nil
 }

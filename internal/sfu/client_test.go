@@ -37,6 +37,8 @@ type world struct {
 	srv  *Server
 	keys *auth.Keys
 	spec plan.SFUSpec
+
+	record signal.RoomRecord // what the gateway of the next sockets knows of the room
 }
 
 func testLog() *slog.Logger {
@@ -114,8 +116,10 @@ func (w *world) dialWith(on func(signal.Message), edit ...func(*auth.Ticket)) *w
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	record, err := w.record.Encode()
+	require.NoError(w.t, err)
 	ws, _, err := websocket.Dial(ctx, w.url("/v1/signal"), &websocket.DialOptions{
-		HTTPHeader: http.Header{"Authorization": {"Ticket " + w.ticket(edit...)}},
+		HTTPHeader: http.Header{"Authorization": {"Ticket " + w.ticket(edit...)}, signal.HeaderRoom: {record}},
 	})
 	require.NoError(w.t, err)
 	ws.SetReadLimit(1 << 20)

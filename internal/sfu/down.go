@@ -33,6 +33,7 @@ type down struct {
 	state  slotState // the peer's loop only
 
 	metrics *metrics
+	heard   heard
 
 	mu      sync.Mutex
 	up      *up // guarded by mu, as all below; nil: nothing is sent
@@ -130,7 +131,7 @@ func (d *down) pass(p *packet) (ask *layer) {
 	if d.up != p.up || d.writer == nil {
 		return nil
 	}
-	if d.paused {
+	if d.paused || p.up.silenced.Load() {
 		d.broken = true
 		return nil
 	}
@@ -324,6 +325,7 @@ func (d *down) readRTCP(sender *webrtc.RTPSender) {
 			continue
 		}
 		for _, p := range packets {
+			d.heard.note(p, time.Now())
 			switch p.(type) {
 			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
 				d.askKeyframe()

@@ -11,6 +11,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/signal"
 )
 
 // handler serves gateways, over the mesh. Whoever calls proves itself with a ticket, once.
@@ -18,6 +19,8 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/signal", s.serveSignal)
 	mux.HandleFunc("GET /v1/rooms", s.serveRooms)
+	mux.HandleFunc("GET /v1/rooms/{id}", s.serveRoom)
+	mux.HandleFunc("POST /v1/rooms/{id}", s.serveAct)
 	mux.HandleFunc("DELETE /v1/rooms/{id}", s.serveClose)
 	return mux
 }
@@ -73,6 +76,11 @@ func (s *Server) serveSignal(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.wg.Done()
+	rec, err := readRecord(r.Header.Get(signal.HeaderRoom))
+	if err != nil {
+		problem(w, http.StatusBadRequest, "bad_record")
+		return
+	}
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // origins are the gateway's matter; here only a ticket counts
 		CompressionMode:    websocket.CompressionDisabled,
@@ -81,7 +89,7 @@ func (s *Server) serveSignal(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("no upgrade", "err", err)
 		return
 	}
-	x := &session{srv: s, ticket: t}
+	x := &session{srv: s, ticket: t, record: rec}
 	x.sock = newSocket(conn, func() { s.metrics.socketsSlow.Add(1) })
 	x.run()
 }
@@ -131,13 +139,8 @@ func (s *Server) serveClose(w http.ResponseWriter, r *http.Request) {
 	if !s.admitAdmin(w, r) {
 		return
 	}
-	found := false
-	s.each(func(room *room) {
-		if room.id == orama.RoomID(r.PathValue("id")) {
-			found = room.inbox.post(func() { room.close("the room was closed") })
-		}
-	})
-	if !found {
+	room := s.find(orama.RoomID(r.PathValue("id")))
+	if room == nil || !room.inbox.post(func() { room.close("the room was closed") }) {
 		problem(w, http.StatusNotFound, "not_found")
 		return
 	}

@@ -47,6 +47,7 @@ type layer struct {
 	ended  bool
 
 	reports *reports
+	gaps    gaps
 }
 
 // reports keeps the last sender report of a remote track.

@@ -12,13 +12,8 @@ import (
 // newer record, and stays unless MoveRoom is called again; for those that were asked already that changes nothing.
 // The other rooms go on. It reports whether there is such a room.
 func (s *Server) MoveRoom(id orama.RoomID, reason string, within time.Duration) bool {
-	found := false
-	s.each(func(r *room) {
-		if r.id == id {
-			found = r.inbox.post(func() { r.move(reason, within) })
-		}
-	})
-	return found
+	r := s.find(id)
+	return r != nil && r.inbox.post(func() { r.move(reason, within) })
 }
 
 // move asks those to go that were not asked yet.

@@ -12,8 +12,9 @@ import (
 // remadeAfter is how long Firefox may take from a description to decoders that want a keyframe.
 const remadeAfter = 250 * time.Millisecond
 
-// gatherWithin bounds the wait for the one local candidate, which needs no network.
-const gatherWithin = 2 * time.Second
+// gatherWithin bounds the wait for the one local candidate, which needs no network, only its turn: three hundred people who join at
+// once gather at once.
+const gatherWithin = 10 * time.Second
 
 // negotiation is where a peer's offers and answers stand. The peer's loop owns it.
 type negotiation struct {
@@ -158,7 +159,7 @@ func (p *peer) assign() error {
 			return err
 		}
 		d.state = slotActive
-		d.pause(w.paused)
+		d.pause(w.paused || w.held)
 		d.prefer(w.width, w.fps)
 		w.down = d // attached to its track by settle
 	}

@@ -26,25 +26,33 @@ const (
 type want struct {
 	up     *up
 	down   *down // nil until the SFU has offered it
-	paused bool
-	width  int // the most pixels across that the peer shows; 0: any
-	fps    int // the most frames a second; 0: any
+	paused bool  // by the client
+	held   bool  // by the client's last-n
+
+	priority int // the client's
+	width    int // the most pixels across that the client shows; 0: any
+	fps      int // the most frames a second; 0: any
 }
 
 // peer is one participant: its PeerConnection, its socket while it has one, what it sends and
 // what it is sent. Its loop alone touches the fields below inbox.
 type peer struct {
-	id       orama.PeerID
-	user     orama.UserID
+	id     orama.PeerID
+	user   orama.UserID
+	ticket signal.Permissions // what it came with
+	room   *room
+	srv    *Server
+	log    *slog.Logger
+	done   chan struct{} // closed when the loop and all its goroutines have ended
+	inbox  *mailbox
+
+	// The room's loop alone touches these.
 	name     string
 	metadata json.RawMessage
-	rights   signal.Permissions
-	room     *room
-	srv      *Server
-	log      *slog.Logger
-	done     chan struct{} // closed when the loop and all its goroutines have ended
-	inbox    *mailbox
+	granted  signal.Permissions
+	changes  allowance
 
+	rights     signal.Permissions
 	sock       *socket // nil while lost
 	hung       bool    // sock was told to close
 	transports []string
@@ -63,7 +71,18 @@ type peer struct {
 	reading map[*webrtc.TrackRemote]string // by what is read now: the section, "" where it does not matter
 	downs   []*down
 	refs    map[string]signal.TrackRef // by mid: what the client says it sends there
-	opened  int                        // data channels of the client's that are open
+	barred  map[*webrtc.TrackRemote]*barred
+	taken   map[*up]bool // whose reader was woken because the peer may not publish any more
+
+	opened   int                              // data channels of the client's that are open
+	channels map[*webrtc.DataChannel]*channel // those of them that are forwarded
+	copies   map[*dataCopy]struct{}           // of others' channels
+
+	lastN    *int            // videos the client wants at once; nil: all
+	held     []orama.TrackID // as the client was told
+	measured time.Time
+	meter    meter
+
 	readers sync.WaitGroup
 }
 
@@ -71,13 +90,14 @@ func rightsOf(t auth.Ticket) signal.Permissions {
 	return signal.Permissions{Publish: t.Publish, Subscribe: t.Subscribe, Data: t.Data, Admin: t.Admin}
 }
 
-func newPeer(r *room, q joinRequest) *peer {
+func newPeer(r *room, q joinRequest, rights signal.Permissions) *peer {
 	id := orama.PeerID(newID("p_"))
 	return &peer{
-		id: id, user: q.ticket.User, name: q.join.Name, metadata: q.join.Metadata, rights: rightsOf(q.ticket),
+		id: id, user: q.ticket.User, name: q.join.Name, metadata: q.join.Metadata, ticket: rightsOf(q.ticket), rights: rights, granted: rights,
 		room: r, srv: r.srv, log: r.log.With("peer", id), done: make(chan struct{}), inbox: newMailbox(),
 		auto: q.join.AutoSubscribe == nil || *q.join.AutoSubscribe, born: time.Now(),
 		tracks: map[orama.TrackID]*published{}, ups: map[orama.TrackID]*up{}, reading: map[*webrtc.TrackRemote]string{}, refs: map[string]signal.TrackRef{},
+		barred: map[*webrtc.TrackRemote]*barred{}, taken: map[*up]bool{}, channels: map[*webrtc.DataChannel]*channel{}, copies: map[*dataCopy]struct{}{},
 	}
 }
 
@@ -152,6 +172,18 @@ func (p *peer) send(m signal.Message) {
 	}
 }
 
+// tell posts messages that are to follow.
+func (p *peer) tell(messages []signal.Message) {
+	if len(messages) == 0 {
+		return
+	}
+	p.post(func() {
+		for _, m := range messages {
+			p.send(m)
+		}
+	})
+}
+
 func (p *peer) sendFrame(b []byte) {
 	if p.sock != nil {
 		p.sock.sendFrame(b)
@@ -172,6 +204,9 @@ func (p *peer) attach(q joinRequest, m *signal.Joined) {
 	p.life.socketLost = time.Time{}
 	p.send(m)
 	p.sendCredentials(false)
+	if len(p.held) > 0 {
+		p.send(&signal.Held{TrackIDs: p.held})
+	}
 	p.neg.stopWaiting()
 	if p.neg.outstanding != nil {
 		p.send(p.neg.outstanding)
@@ -256,6 +291,7 @@ func (p *peer) look(now time.Time) {
 		p.leave("lost")
 		return
 	}
+	p.measure(now)
 	if !p.refreshAt.IsZero() && !now.Before(p.refreshAt) {
 		p.sendCredentials(true)
 	}
@@ -336,8 +372,11 @@ func (p *peer) message(m signal.Message) {
 		p.unsubscribe(m.TrackID)
 	case *signal.Prefer:
 		p.prefer(m)
-	case *signal.Mute:
-		p.room.inbox.post(func() { p.room.mute(p, m.TrackID, m.Muted) })
+	case *signal.LastN:
+		p.lastN = m.Videos
+		p.choose()
+	case *signal.Mute, *signal.SetPeer, *signal.Kick, *signal.Permit, *signal.SetRoom:
+		p.ask(m)
 	case *signal.Leave:
 		p.hangUp(signal.CloseLeft, "left")
 		p.leave("left")

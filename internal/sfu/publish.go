@@ -28,7 +28,11 @@ func (p *peer) take(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) 
 	}
 	if why, code := p.mayPublish(t, r); code != "" {
 		p.refuse(code, why)
-		p.drain(t)
+		if code == signal.CodeForbidden && t.RID() == "" {
+			p.bar(t, r, rep)
+		} else {
+			p.drain(t)
+		}
 		return
 	}
 	p.publish(t, r, rep)
@@ -128,11 +132,17 @@ func (p *peer) addLayer(u *up, t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep
 // subscribers have to negotiate that.
 func (p *peer) layerEnded(u *up, l *layer, last bool, why endOfUp, r *webrtc.RTPReceiver) {
 	delete(p.reading, l.track)
+	taken := p.taken[u]
 	if last {
 		delete(p.ups, u.id)
+		delete(p.taken, u)
 		p.room.inbox.post(func() { p.room.unpublish(u) })
 	}
-	if why == endCodec && !p.stopped {
+	switch {
+	case p.stopped:
+	case taken:
+		p.readAgain(l.track, r, l.reports)
+	case why == endCodec:
 		p.take(l.track, r, l.reports)
 	}
 }
@@ -164,7 +174,10 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 	c := newChannel(p.id, dc, func() { p.srv.metrics.dataDropped.Add(1) })
 	dc.OnMessage(c.forward)
 	dc.OnClose(func() {
-		p.post(func() { p.opened-- })
+		p.post(func() {
+			p.opened--
+			delete(p.channels, dc)
+		})
 		p.room.inbox.post(func() { p.room.closeChannel(c) })
 	})
 	p.post(func() {
@@ -181,6 +194,7 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 			dc.Close() //nolint:errcheck // it is refused either way
 			return
 		}
+		p.channels[dc] = c
 		p.room.inbox.post(func() { p.room.openChannel(p, c) })
 	})
 }
@@ -199,10 +213,12 @@ func (p *peer) addCopy(copied *dataCopy) {
 		return
 	}
 	copied.use(dc)
+	p.copies[copied] = struct{}{}
 	dc.OnOpen(copied.opened)
 	dc.OnClose(func() {
 		copied.close()
 		copied.of.remove(copied)
+		p.post(func() { delete(p.copies, copied) })
 	})
 	if p.neg.noData {
 		p.negotiate()

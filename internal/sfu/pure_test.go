@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"orama.network/orama"
 	"orama.network/orama/internal/signal"
 )
 
@@ -123,17 +122,6 @@ func TestLifeline(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestSpeakersAreToldOfChangesOnly(t *testing.T) {
-	var s speakers
-	require.Nil(t, s.update(map[orama.PeerID]float64{"a": 0}))
-	require.Equal(t, []signal.Level{{PeerID: "a", Level: .5}}, s.update(map[orama.PeerID]float64{"a": .5, "b": 0}))
-	require.Nil(t, s.update(map[orama.PeerID]float64{"a": .5, "b": 0}))
-	require.Equal(t, []signal.Level{{PeerID: "b", Level: .9}, {PeerID: "a", Level: .5}}, s.update(map[orama.PeerID]float64{"a": .5, "b": .9}))
-	require.Equal(t, []signal.Level{{PeerID: "b", Level: .9}, {PeerID: "a"}}, s.update(map[orama.PeerID]float64{"b": .9}))
-	require.Equal(t, []signal.Level{{PeerID: "b"}}, s.update(nil))
-	require.Nil(t, s.update(nil))
 }
 
 func TestLoudness(t *testing.T) {

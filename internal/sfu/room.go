@@ -43,18 +43,26 @@ type room struct {
 	channels []*channel
 	resume   map[string]*peer // by resume token
 	told     speakers
+	rated    map[orama.PeerID]opinion
+	fresh    []orama.PeerID // whose opinion was not told yet
+	rateTold time.Time      // when the room was told of quality
+	state    signal.RoomState
+	kicks    []Kick
+	allowed  int // participants that the namespace allows; 0: any number
 	ended    bool
 	going    map[*peer]time.Time // who was asked to move, and until when
 
 	// What others may read at any time.
 	count      atomic.Int64
 	emptySince atomic.Pointer[time.Time]
+	kept       atomic.Pointer[kept]           // nil: nothing was changed
+	spoke      atomic.Pointer[[]orama.PeerID] // who speaks and who spoke; nil: nobody
 }
 
 func newRoom(id orama.RoomID, srv *Server) *room {
 	r := &room{
 		id: id, srv: srv, log: srv.log.With("room", id), inbox: newMailbox(),
-		peers: map[orama.PeerID]*peer{}, resume: map[string]*peer{}, going: map[*peer]time.Time{},
+		peers: map[orama.PeerID]*peer{}, rated: map[orama.PeerID]opinion{}, resume: map[string]*peer{}, going: map[*peer]time.Time{},
 	}
 	now := time.Now()
 	r.emptySince.Store(&now)
@@ -72,7 +80,8 @@ func (r *room) run() {
 				f()
 			}
 		case now := <-tick.C:
-			r.speak()
+			r.speak(now)
+			r.tellQuality(now)
 			r.sendOff(now)
 		}
 		if r.over() {
@@ -98,41 +107,85 @@ type joinRequest struct {
 	sock     *socket
 	ticket   auth.Ticket
 	join     signal.Join
+	record   record
 	offerNow bool
 }
 
-// join makes a peer, or gives a socket back to one.
-func (r *room) join(q joinRequest) *peer {
+// join makes a peer, or gives a socket back to one, or says why not.
+func (r *room) join(q joinRequest) (*peer, *refusal) {
+	r.adopt(q.record.State)
+	r.allowed = q.record.MaxParticipants
 	if p := r.resume[q.join.Resume]; p != nil && p.user == q.ticket.User {
-		if p.rights == rightsOf(q.ticket) {
+		if p.ticket == rightsOf(q.ticket) {
 			r.srv.metrics.resumes.Add(1)
-			m := r.joined(p, true)
+			m, rest := r.joined(p, true)
 			p.post(func() { p.attach(q, m) })
-			return p
+			p.tell(rest)
+			return p, nil
 		}
-		r.leave(p, "lost") // what it was allowed has changed: it starts over
+		r.leave(p, "lost") // what its token allows has changed: it starts over
 	}
-	p := newPeer(r, q)
+	rights := rightsOf(q.ticket)
+	if u := r.user(q.ticket.User); u.Permissions != nil {
+		rights = *u.Permissions
+	}
+	if no := r.mayEnter(q.ticket, rights.Admin || q.ticket.Admin); no != nil {
+		return nil, no
+	}
+	p := newPeer(r, q, rights)
+	m, rest := r.enter(p)
+	tracks := slices.Clone(r.tracks)
+	var copies []*dataCopy
+	if rights.Data {
+		copies = r.copies(p)
+	}
+	r.srv.wg.Go(func() { p.run(q, m, tracks, copies) })
+	p.tell(rest)
+	return p, nil
+}
+
+// enter puts a new peer on the list, tells the others, and gives what it is to be told.
+func (r *room) enter(p *peer) (m *signal.Joined, rest []signal.Message) {
 	r.srv.metrics.joins.Add(1)
 	r.srv.metrics.peers.Add(1)
-	m := r.joined(p, false)
+	m, rest = r.joined(p, false)
 	r.broadcast(&signal.PeerJoined{Peer: r.describe(p)}, nil)
 	r.peers[p.id] = p
 	r.order = append(r.order, p.id)
 	r.counted()
-	tracks := slices.Clone(r.tracks)
-	var copies []*dataCopy
-	for _, c := range r.channels {
-		if q.ticket.Data {
-			copies = append(copies, c.add())
-		}
-	}
-	r.srv.wg.Go(func() { p.run(q, m, tracks, copies) })
-	return p
+	return m, rest
 }
 
-// joined describes the room to p and gives it a new resume token.
-func (r *room) joined(p *peer, resumed bool) *signal.Joined {
+// mayEnter says why somebody who does not resume may not join.
+func (r *room) mayEnter(t auth.Ticket, admin bool) *refusal {
+	most := r.state.Settings.MaxParticipants
+	if most == 0 {
+		most = r.allowed
+	}
+	switch {
+	case r.keptOut(t.User, t.Granted):
+		return &refusal{codeKicked, "an admin has removed you from the room"}
+	case admin:
+	case r.state.Settings.Locked:
+		return &refusal{signal.CodeLocked, "the room is locked"}
+	case most > 0 && len(r.peers) >= most:
+		return &refusal{signal.CodeFull, "the room is full"}
+	}
+	return nil
+}
+
+// codeKicked stands for a refusal that is told by signal.Kicked.
+const codeKicked = "kicked"
+
+// What one joined frame may hold, in bytes, so that no room is too large for signal.MaxFrame: beyond the first the metadata of
+// peers comes after it, beyond the second the peers themselves.
+const (
+	joinedMetadata = 96 << 10
+	joinedPeers    = 192 << 10
+)
+
+// joined describes the room to p and gives it a new resume token. What does not fit is to follow.
+func (r *room) joined(p *peer, resumed bool) (m *signal.Joined, rest []signal.Message) {
 	for token, owner := range r.resume {
 		if owner == p {
 			delete(r.resume, token)
@@ -140,16 +193,40 @@ func (r *room) joined(p *peer, resumed bool) *signal.Joined {
 	}
 	token := newID("r_")
 	r.resume[token] = p
-	m := &signal.Joined{
-		Room: r.id, PeerID: p.id, UserID: p.user, Peers: []signal.Peer{}, Resume: token, Resumed: resumed, Permissions: p.rights,
-		Gateways: r.srv.settings.Load().Gateways,
+	m = &signal.Joined{
+		Room: r.id, PeerID: p.id, UserID: p.user, Peers: []signal.Peer{}, Resume: token, Resumed: resumed, Permissions: p.granted,
+		Settings: r.state.Settings, Gateways: r.srv.settings.Load().Gateways,
 	}
+	metadata, peers := 0, 0
 	for _, id := range r.order {
-		if other := r.peers[id]; other != p {
-			m.Peers = append(m.Peers, r.describe(other))
+		other := r.peers[id]
+		if other == p {
+			continue
 		}
+		d := r.describe(other)
+		if metadata += len(d.Metadata); metadata > joinedMetadata {
+			rest = append(rest, &signal.PeerChanged{PeerID: d.PeerID, Name: d.Name, Metadata: d.Metadata})
+			d.Metadata = nil
+		}
+		if peers += sizeOf(d); peers > joinedPeers {
+			rest = append(rest, &signal.PeerJoined{Peer: r.describe(other)})
+			continue
+		}
+		m.Peers = append(m.Peers, d)
 	}
-	return m
+	if q := r.impaired(); q != nil {
+		rest = append(rest, q)
+	}
+	return m, rest
+}
+
+// sizeOf is about what a peer takes of a frame, metadata aside, in bytes.
+func sizeOf(d signal.Peer) int {
+	n := 128 + len(d.PeerID) + len(d.UserID) + 2*len(d.Name)
+	for _, t := range d.Tracks {
+		n += 160 + len(t.TrackID) + 2*len(t.Source) + 2*len(t.Name)
+	}
+	return n
 }
 
 // describe is p as the others see it.
@@ -183,6 +260,8 @@ func (r *room) leave(p *peer, reason string) {
 		return
 	}
 	delete(r.peers, p.id)
+	delete(r.rated, p.id)
+	r.told.forget(p.id)
 	r.order = slices.DeleteFunc(r.order, func(id orama.PeerID) bool { return id == p.id })
 	for token, owner := range r.resume {
 		if owner == p {
@@ -221,6 +300,14 @@ func (r *room) publish(owner *peer, u *up, info signal.Track) {
 	if r.peers[owner.id] != owner {
 		return
 	}
+	if !owner.granted.Publish {
+		return // what it may was changed meanwhile
+	}
+	if slices.Contains(r.user(owner.user).Muted, info.Kind) {
+		info.Muted, info.Locked = true, true
+		u.muted.Store(true)
+		u.silence(true)
+	}
 	t := &published{up: u, owner: owner, info: info}
 	r.tracks = append(r.tracks, t)
 	r.srv.metrics.tracks.Add(1)
@@ -251,29 +338,14 @@ func (r *room) unpublish(u *up) {
 	}
 }
 
-// mute notes what a publisher says of its own track.
-func (r *room) mute(p *peer, id orama.TrackID, muted bool) {
-	i := slices.IndexFunc(r.tracks, func(t *published) bool { return t.info.TrackID == id })
-	switch {
-	case i < 0:
-		p.post(func() { p.refuse(signal.CodeNotFound, "there is no such track") })
-	case r.tracks[i].owner != p:
-		p.post(func() { p.refuse(signal.CodeForbidden, "the track is another peer's") })
-	case r.tracks[i].info.Muted != muted:
-		r.tracks[i].info.Muted = muted
-		r.tracks[i].up.muted.Store(muted)
-		r.broadcast(&signal.TrackMuted{PeerID: p.id, Track: r.tracks[i].info}, nil)
-	}
-}
-
 // openChannel makes a copy of c at everybody else.
 func (r *room) openChannel(owner *peer, c *channel) {
-	if r.peers[owner.id] != owner {
+	if r.peers[owner.id] != owner || !owner.granted.Data {
 		return
 	}
 	r.channels = append(r.channels, c)
 	for _, p := range r.peers {
-		if p != owner && p.rights.Data {
+		if p != owner && p.granted.Data {
 			copied := c.add()
 			p.post(func() { p.addCopy(copied) })
 		}
@@ -313,15 +385,31 @@ func (r *room) shut() {
 	}
 }
 
-// speak tells the room who is loud, when that has changed.
-func (r *room) speak() {
+// recent are those who speak, and then those who spoke, the last in front. Safe for any goroutine.
+func (r *room) recent() []orama.PeerID {
+	if list := r.spoke.Load(); list != nil {
+		return *list
+	}
+	return nil
+}
+
+// speak tells the room who speaks, when that has changed.
+func (r *room) speak(now time.Time) {
 	levels := map[orama.PeerID]float64{}
 	for _, t := range r.tracks {
 		if t.up.kind == webrtc.RTPCodecTypeAudio {
 			levels[t.owner.id] = max(levels[t.owner.id], t.up.level())
 		}
 	}
-	if out := r.told.update(levels); out != nil {
-		r.broadcast(&signal.Speakers{Levels: out}, nil)
+	tell, turned := r.told.update(levels, now)
+	if tell != nil {
+		r.broadcast(&signal.Speakers{Levels: tell}, nil)
+	}
+	if turned {
+		recent := slices.Clone(r.told.recent)
+		r.spoke.Store(&recent)
+		for _, p := range r.peers {
+			p.post(p.choose)
+		}
 	}
 }

@@ -192,6 +192,9 @@ type RoomStatus struct {
 	ID         orama.RoomID `json:"id"`
 	Peers      int          `json:"peers"` // those that may still resume included
 	EmptySince *time.Time   `json:"empty_since,omitempty"`
+
+	State *signal.RoomState `json:"state,omitempty"` // what admins have made of it; nil: nothing
+	Kicks []Kick            `json:"kicks,omitempty"` // the oldest first
 }
 
 // Status says what the server does.
@@ -200,7 +203,11 @@ func (s *Server) Status() Status {
 		Boot: s.boot, Configured: s.settings.Load() != nil, Draining: s.draining.Load(), Rooms: []RoomStatus{}, Counters: s.counters(),
 	}
 	s.each(func(r *room) {
-		st.Rooms = append(st.Rooms, RoomStatus{ID: r.id, Peers: int(r.count.Load()), EmptySince: r.emptySince.Load()})
+		room := RoomStatus{ID: r.id, Peers: int(r.count.Load()), EmptySince: r.emptySince.Load()}
+		if k := r.kept.Load(); k != nil {
+			room.State, room.Kicks = &k.state, k.kicks
+		}
+		st.Rooms = append(st.Rooms, room)
 	})
 	return st
 }
@@ -219,6 +226,13 @@ func (s *Server) roomCount() int {
 	return len(s.rooms)
 }
 
+// find gives a room that is here, or nil.
+func (s *Server) find(id orama.RoomID) *room {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rooms[id]
+}
+
 // each calls f with every room. Rooms' own state belongs to their loops.
 func (s *Server) each(f func(*room)) {
 	s.mu.Lock()
@@ -235,16 +249,23 @@ func (s *Server) each(f func(*room)) {
 var errClosed = orama.Errorf(orama.KindUnavailable, "closed", "the SFU is closed")
 
 // join hands a socket to its room, which it makes if need be, and waits for the peer.
-func (s *Server) join(q joinRequest) (*peer, error) {
-	result := make(chan *peer, 1)
+func (s *Server) join(q joinRequest) (*peer, *refusal, error) {
+	result := make(chan entry, 1)
 	if err := s.postJoin(q, result); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return <-result, nil
+	e := <-result
+	return e.peer, e.refused, nil
+}
+
+// entry is what a room answers to a join: one of the two.
+type entry struct {
+	peer    *peer
+	refused *refusal
 }
 
 // postJoin posts under mu, so that no room is forgotten between being found and being posted to.
-func (s *Server) postJoin(q joinRequest, result chan<- *peer) error {
+func (s *Server) postJoin(q joinRequest, result chan<- entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -255,7 +276,11 @@ func (s *Server) postJoin(q joinRequest, result chan<- *peer) error {
 	if fresh {
 		r = newRoom(q.ticket.Room, s)
 	}
-	if !r.inbox.post(func() { result <- r.join(q) }) {
+	if !r.inbox.post(func() {
+		var e entry
+		e.peer, e.refused = r.join(q)
+		result <- e
+	}) {
 		return errClosed
 	}
 	if fresh {

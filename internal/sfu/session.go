@@ -16,6 +16,7 @@ type session struct {
 	srv    *Server
 	sock   *socket
 	ticket auth.Ticket
+	record record // of the room, as the gateway has read it
 	limit  signal.Limiter
 	peer   *peer // nil until joined
 }
@@ -141,10 +142,27 @@ func (x *session) join(j *signal.Join, how joinKind) {
 	if j.AwaitOffer {
 		how = joinImplied
 	}
-	p, err := x.srv.join(joinRequest{sock: x.sock, ticket: x.ticket, join: *j, offerNow: how == joinImplied})
-	if err != nil {
+	p, no, err := x.srv.join(joinRequest{sock: x.sock, ticket: x.ticket, record: x.record, join: *j, offerNow: how == joinImplied})
+	switch {
+	case err != nil:
 		x.sock.close(signal.CloseGone, "the server is going away")
-		return
+	case no != nil:
+		x.turnAway(no)
 	}
 	x.peer = p
+}
+
+// turnAway ends a socket whose join the room has refused.
+func (x *session) turnAway(no *refusal) {
+	code := signal.CloseForbidden
+	switch no.code {
+	case codeKicked:
+		x.sock.send(&signal.Kicked{Reason: no.message})
+		x.sock.close(signal.CloseKicked, codeKicked)
+		return
+	case signal.CodeFull:
+		code = signal.CloseFull
+	}
+	x.refuse(no.code, no.message, no.code == signal.CodeFull)
+	x.sock.close(code, no.message)
 }

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// maxQueued is how many frames may wait for one socket. A join of a hundred people is two
-	// hundred frames.
-	maxQueued = 512
+	// maxQueued is how many frames may wait for one socket: three hundred people who leave and join again at once are
+	// six hundred frames, and their tracks some more.
+	maxQueued = 1024
 	// writeWithin bounds one frame's way into the connection.
 	writeWithin = 10 * time.Second
 	pingEvery   = 10 * time.Second

@@ -10,13 +10,18 @@ import (
 // track notes a track of somebody else's, and subscribes to it if the peer asked for all.
 func (p *peer) track(t *published) {
 	p.tracks[t.up.id] = t
-	if p.auto && p.rights.Subscribe && len(p.wants) < maxWants {
+	if p.auto && p.rights.Subscribe && len(p.wants) < maxWants && !p.wantsTrack(t.up.id) {
 		p.wants = append(p.wants, &want{up: t.up})
 	}
 }
 
+func (p *peer) wantsTrack(id orama.TrackID) bool {
+	return slices.ContainsFunc(p.wants, func(w *want) bool { return w.up.id == id })
+}
+
 func (p *peer) trackAdded(t *published) {
 	p.track(t)
+	p.choose()
 	p.negotiate()
 }
 
@@ -33,6 +38,7 @@ func (p *peer) drop(id orama.TrackID) {
 	}
 	w := p.wants[i]
 	p.wants = slices.Delete(p.wants, i, i+1)
+	p.choose()
 	if w.down != nil {
 		w.up.detach(w.down)
 		w.down.release()
@@ -47,11 +53,12 @@ func (p *peer) subscribe(id orama.TrackID) {
 		p.refuse(signal.CodeForbidden, "the token does not allow subscribing")
 	case t == nil:
 		p.refuse(signal.CodeNotFound, "there is no such track")
-	case slices.ContainsFunc(p.wants, func(w *want) bool { return w.up == t.up }):
+	case p.wantsTrack(id):
 	case len(p.wants) >= maxWants:
 		p.refuse(signal.CodeLimited, "too many subscriptions")
 	default:
 		p.wants = append(p.wants, &want{up: t.up})
+		p.choose()
 		p.negotiate()
 	}
 }
@@ -72,14 +79,15 @@ func (p *peer) prefer(m *signal.Prefer) {
 		return
 	}
 	w := p.wants[i]
-	resumed := w.paused && !m.Paused
-	w.paused, w.width, w.fps = m.Paused, m.MaxWidth, m.MaxFPS
+	resumed := w.paused && !m.Paused && !w.held
+	w.paused, w.priority, w.width, w.fps = m.Paused, m.Priority, m.MaxWidth, m.MaxFPS
+	p.choose()
 	if w.down == nil {
 		return
 	}
-	w.down.pause(m.Paused)
+	w.down.pause(w.paused || w.held)
 	w.down.prefer(w.width, w.fps)
-	if resumed {
+	if resumed && !w.held {
 		w.down.askKeyframe()
 	}
 }

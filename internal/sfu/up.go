@@ -50,8 +50,10 @@ type up struct {
 
 	loudest atomic.Uint32 // 128 - dBov of the loudest packet since last asked; 0: none came
 	muted   atomic.Bool
-	subs    atomic.Pointer[[]*down]  // replaced whole, under mu; the readers only load it
-	layers  atomic.Pointer[[]*layer] // replaced whole, under mu; in the order of their quality
+	// silenced: an admin has muted it, and nothing of it is forwarded.
+	silenced atomic.Bool
+	subs     atomic.Pointer[[]*down]  // replaced whole, under mu; the readers only load it
+	layers   atomic.Pointer[[]*layer] // replaced whole, under mu; in the order of their quality
 
 	mu    sync.Mutex
 	ended bool // guarded by mu
@@ -90,6 +92,7 @@ func (l *layer) run() endOfUp {
 			}
 		}
 		u.note(p.level)
+		l.gaps.note(p.hdr.SequenceNumber)
 		if u.kind == webrtc.RTPCodecTypeVideo && !p.look() {
 			continue
 		}

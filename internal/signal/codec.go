@@ -17,6 +17,9 @@ const (
 	MaxMetadata      = 4 << 10   // bytes
 	MaxID            = 128       // bytes
 	MaxSource        = 64        // bytes
+	MaxReason        = 100       // bytes; it fits the reason of a close frame
+	MaxParticipants  = 10_000    // that a room may be limited to
+	MaxLastN         = 128       // videos
 	MaxTrackRefs     = 64
 	MaxSlots         = 16 // sections one negotiate may ask for, of each kind
 	MaxDataMessage   = 64 << 10
@@ -39,6 +42,7 @@ const (
 	CloseNoFirstFrame = 4408
 	CloseResumed      = 4409
 	CloseKicked       = 4410
+	CloseFull         = 4413
 	CloseTooFast      = 4429
 	CloseInternal     = 4500
 	CloseGone         = 4503
@@ -55,7 +59,12 @@ const (
 	CodeNotJoined   = "not_joined"
 	CodeLimited     = "limited"
 	CodeInternal    = "internal"
+	CodeLocked      = "locked"
+	CodeFull        = "full"
 )
+
+// ByAPI stands for who acted over REST, where a peer id names who did.
+const ByAPI = "api"
 
 // makers has one entry per message of the protocol.
 var makers = map[Type]func() Message{
@@ -78,6 +87,15 @@ var makers = map[Type]func() Message{
 	TypeUnsubscribe:        func() Message { return &Unsubscribe{} },
 	TypePrefer:             func() Message { return &Prefer{} },
 	TypeMute:               func() Message { return &Mute{} },
+	TypeLastN:              func() Message { return &LastN{} },
+	TypeHeld:               func() Message { return &Held{} },
+	TypeKick:               func() Message { return &Kick{} },
+	TypePermit:             func() Message { return &Permit{} },
+	TypePermissionsChanged: func() Message { return &PermissionsChanged{} },
+	TypeSetPeer:            func() Message { return &SetPeer{} },
+	TypePeerChanged:        func() Message { return &PeerChanged{} },
+	TypeSetRoom:            func() Message { return &SetRoom{} },
+	TypeRoomChanged:        func() Message { return &RoomChanged{} },
 	TypeSpeakers:           func() Message { return &Speakers{} },
 	TypeQuality:            func() Message { return &Quality{} },
 	TypeKicked:             func() Message { return &Kicked{} },
@@ -182,12 +200,57 @@ func check(m Message) error {
 	case *Unsubscribe:
 		return checkID(m.TrackID, bad)
 	case *Mute:
+		if m.Locked && !m.Muted {
+			return bad("locked goes with muted")
+		}
 		return checkID(m.TrackID, bad)
+	case *LastN:
+		if m.Videos != nil && (*m.Videos < 0 || *m.Videos > MaxLastN) {
+			return bad("videos is 0 to 128, or null")
+		}
+	case *Kick, *Permit, *SetPeer, *SetRoom:
+		return checkAdmin(m, bad)
 	case *Prefer:
 		if m.MaxWidth < 0 || m.MaxFPS < 0 {
 			return bad("max_width and max_fps are not negative")
 		}
 		return checkID(m.TrackID, bad)
+	}
+	return nil
+}
+
+// checkAdmin bounds what admins send.
+func checkAdmin(m Message, bad func(string) error) error {
+	switch m := m.(type) {
+	case *Kick:
+		switch {
+		case (m.PeerID == "") == (m.UserID == ""):
+			return bad("one of peer_id and user_id is needed")
+		case len(m.PeerID) > MaxID || len(m.UserID) > MaxID:
+			return bad("an id is longer than 128 bytes")
+		case len(m.Reason) > MaxReason:
+			return bad("reason is longer than 100 bytes")
+		}
+	case *Permit:
+		if m.PeerID == "" || len(m.PeerID) > MaxID {
+			return bad("peer_id is missing or longer than 128 bytes")
+		}
+	case *SetPeer:
+		switch {
+		case len(m.PeerID) > MaxID:
+			return bad("peer_id is longer than 128 bytes")
+		case m.Name != nil && len(*m.Name) > MaxName:
+			return bad("name is longer than 128 bytes")
+		case len(m.Metadata) > MaxMetadata:
+			return bad("metadata is longer than 4 KiB")
+		}
+	case *SetRoom:
+		switch {
+		case m.MaxParticipants != nil && (*m.MaxParticipants < 0 || *m.MaxParticipants > MaxParticipants):
+			return bad("max_participants is 0 to 10000")
+		case len(m.Metadata) > MaxMetadata:
+			return bad("metadata is longer than 4 KiB")
+		}
 	}
 	return nil
 }

@@ -35,6 +35,14 @@ func TestLimits(t *testing.T) {
 		{"unsubscribe", `{"type":"unsubscribe","track_id":"%s"}`, signal.MaxID},
 		{"mute", `{"type":"mute","track_id":"%s","muted":true}`, signal.MaxID},
 		{"prefer", `{"type":"prefer","track_id":"%s"}`, signal.MaxID},
+		{"kick peer", `{"type":"kick","peer_id":"%s"}`, signal.MaxID},
+		{"kick user", `{"type":"kick","user_id":"%s"}`, signal.MaxID},
+		{"kick reason", `{"type":"kick","user_id":"u","reason":"%s"}`, signal.MaxReason},
+		{"permit", `{"type":"permit","peer_id":"%s"}`, signal.MaxID},
+		{"set-peer id", `{"type":"set-peer","peer_id":"%s"}`, signal.MaxID},
+		{"set-peer name", `{"type":"set-peer","name":"%s"}`, signal.MaxName},
+		{"set-peer metadata", `{"type":"set-peer","metadata":"%s"}`, signal.MaxMetadata - 2},
+		{"set-room metadata", `{"type":"set-room","metadata":"%s"}`, signal.MaxMetadata - 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := signal.Decode(fmt.Appendf(nil, tc.frame, str(tc.max)))
@@ -62,6 +70,9 @@ func TestInvalidFields(t *testing.T) {
 		`{"type":"offer"}`, `{"type":"answer","sdp":""}`, `{"type":"offer","sdp":5}`,
 		`{"type":"offer","sdp":"v","tracks":[{}]}`, `{"type":"subscribe"}`, `{"type":"mute","muted":true}`,
 		`{"type":"negotiate","audio":-1}`, `{"type":"negotiate","video":17}`, `{"type":"negotiate","audio":1.5}`,
+		`{"type":"last-n","videos":-1}`, `{"type":"last-n","videos":129}`, `{"type":"kick"}`, `{"type":"kick","peer_id":"p","user_id":"u"}`,
+		`{"type":"permit"}`, `{"type":"mute","track_id":"t","locked":true}`, `{"type":"set-room","max_participants":-1}`,
+		`{"type":"set-room","max_participants":10001}`, `{"type":"set-room","locked":1}`, `{"type":"set-peer","name":5}`,
 		`{"type":"prefer","track_id":"t","max_width":-1}`, `{"type":"prefer","track_id":"t","max_fps":-1}`,
 		`{"type":"join","auto_subscribe":"yes"}`, `{"type":"join","room":{}}`,
 		`{"type":"ice-candidate","candidate":"candidate:1"}`, `{"type":"ping","t":"now"}`,

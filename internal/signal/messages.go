@@ -31,8 +31,9 @@ type Track struct {
 	Source  string        `json:"source"` // "microphone", "camera", "screen", or the publisher's word
 	Name    string        `json:"name"`
 	Muted   bool          `json:"muted"`
-	Layers  []Layer       `json:"layers"`        // empty: one layer
-	Mid     string        `json:"mid,omitempty"` // only towards the publisher itself
+	Locked  bool          `json:"locked,omitempty"` // muted by an admin, and only an admin may unmute it
+	Layers  []Layer       `json:"layers"`           // empty: one layer
+	Mid     string        `json:"mid,omitempty"`    // only towards the publisher itself
 }
 
 // Layer is one simulcast or SVC layer of a video track.
@@ -48,6 +49,13 @@ type Permissions struct {
 	Subscribe bool `json:"subscribe"`
 	Data      bool `json:"data"`
 	Admin     bool `json:"admin"`
+}
+
+// RoomSettings are what an admin may change of a room. They stay while the room has a record.
+type RoomSettings struct {
+	Locked          bool            `json:"locked"`             // nobody joins but admins; who is here stays, and may resume
+	MaxParticipants int             `json:"max_participants"`   // 0: as many as the namespace allows
+	Metadata        json.RawMessage `json:"metadata,omitempty"` // any JSON value, at most MaxMetadata bytes
 }
 
 // TrackRef ties an SDP media section to a track. A client fills Mid, Source, Name and Muted
@@ -80,6 +88,7 @@ type Joined struct {
 	Resume      string       `json:"resume"`
 	Resumed     bool         `json:"resumed"`
 	Permissions Permissions  `json:"permissions"`
+	Settings    RoomSettings `json:"settings"`
 	Gateways    []string     `json:"gateways,omitempty"` // base URLs of the cluster's gateways, for when this one is lost
 }
 
@@ -168,6 +177,7 @@ type TrackUnpublished struct {
 type TrackMuted struct {
 	PeerID orama.PeerID `json:"peer_id"`
 	Track  Track        `json:"track"`
+	By     string       `json:"by,omitempty"` // the admin's peer id, or ByAPI; "": the publisher itself
 }
 
 // Subscribe asks for a track.
@@ -189,10 +199,68 @@ type Prefer struct {
 	Paused   bool          `json:"paused,omitempty"`
 }
 
-// Mute says that the sender mutes or unmutes its own track.
+// LastN says how many videos the client wants at once: the SFU sends those that matter most and holds the others back.
+type LastN struct {
+	Videos *int `json:"videos"` // 0 to MaxLastN; null: all
+}
+
+// Held lists what LastN holds back at present, among what the client is subscribed to and has not paused itself.
+type Held struct {
+	TrackIDs []orama.TrackID `json:"track_ids"`
+}
+
+// Mute mutes or unmutes the sender's own track, or, from an admin, anybody's.
 type Mute struct {
 	TrackID orama.TrackID `json:"track_id"`
 	Muted   bool          `json:"muted"`
+	Locked  bool          `json:"locked,omitempty"` // from an admin: the publisher may not unmute it
+}
+
+// Kick removes a user from the room, with all its peers, and ends its tokens for the room. One of the two ids is needed.
+type Kick struct {
+	PeerID orama.PeerID `json:"peer_id,omitempty"` // one of the user's peers
+	UserID orama.UserID `json:"user_id,omitempty"`
+	Reason string       `json:"reason,omitempty"` // at most MaxReason bytes; the user is told
+}
+
+// Permit changes what a user may do in the room, from now on.
+type Permit struct {
+	PeerID      orama.PeerID `json:"peer_id"`
+	Permissions Permissions  `json:"permissions"`
+}
+
+// PermissionsChanged tells a peer, and the admins, what it may do from now on.
+type PermissionsChanged struct {
+	PeerID      orama.PeerID `json:"peer_id"`
+	Permissions Permissions  `json:"permissions"`
+	By          string       `json:"by"` // the admin's peer id, or ByAPI
+}
+
+// SetPeer changes how a peer is shown: the sender itself, or, from an admin, anybody. What is left out stays.
+type SetPeer struct {
+	PeerID   orama.PeerID    `json:"peer_id,omitempty"` // "": the sender
+	Name     *string         `json:"name,omitempty"`
+	Metadata json.RawMessage `json:"metadata,omitempty"` // null: none
+}
+
+// PeerChanged tells how a peer is shown now.
+type PeerChanged struct {
+	PeerID   orama.PeerID    `json:"peer_id"`
+	Name     string          `json:"name"`
+	Metadata json.RawMessage `json:"metadata,omitempty"`
+}
+
+// SetRoom changes the room's settings. What is left out stays.
+type SetRoom struct {
+	Locked          *bool           `json:"locked,omitempty"`
+	MaxParticipants *int            `json:"max_participants,omitempty"` // 0 to MaxParticipants; 0: as many as the namespace allows
+	Metadata        json.RawMessage `json:"metadata,omitempty"`         // null: none
+}
+
+// RoomChanged tells of the room's settings.
+type RoomChanged struct {
+	Settings RoomSettings `json:"settings"`
+	By       string       `json:"by"` // the admin's peer id, or ByAPI
 }
 
 // Speakers gives the loudness of those who speak.
@@ -214,8 +282,8 @@ type Quality struct {
 // PeerQuality is one peer's connection.
 type PeerQuality struct {
 	PeerID  orama.PeerID `json:"peer_id"`
-	Quality string       `json:"quality"` // "good", "poor" or "lost"
-	Cause   string       `json:"cause,omitempty"`
+	Quality string       `json:"quality"`         // "excellent", "good", "poor" or "lost"
+	Cause   string       `json:"cause,omitempty"` // of what is not excellent: "up_loss", "down_loss", "rtt", "limit" or "no_packets"
 }
 
 // Kicked ends the peer by an owner's will.
@@ -266,6 +334,15 @@ const (
 	TypeUnsubscribe        Type = "unsubscribe"
 	TypePrefer             Type = "prefer"
 	TypeMute               Type = "mute"
+	TypeLastN              Type = "last-n"
+	TypeHeld               Type = "held"
+	TypeKick               Type = "kick"
+	TypePermit             Type = "permit"
+	TypePermissionsChanged Type = "permissions-changed"
+	TypeSetPeer            Type = "set-peer"
+	TypePeerChanged        Type = "peer-changed"
+	TypeSetRoom            Type = "set-room"
+	TypeRoomChanged        Type = "room-changed"
 	TypeSpeakers           Type = "speakers"
 	TypeQuality            Type = "quality"
 	TypeKicked             Type = "kicked"
@@ -294,6 +371,15 @@ func (*Subscribe) Type() Type          { return TypeSubscribe }
 func (*Unsubscribe) Type() Type        { return TypeUnsubscribe }
 func (*Prefer) Type() Type             { return TypePrefer }
 func (*Mute) Type() Type               { return TypeMute }
+func (*LastN) Type() Type              { return TypeLastN }
+func (*Held) Type() Type               { return TypeHeld }
+func (*Kick) Type() Type               { return TypeKick }
+func (*Permit) Type() Type             { return TypePermit }
+func (*PermissionsChanged) Type() Type { return TypePermissionsChanged }
+func (*SetPeer) Type() Type            { return TypeSetPeer }
+func (*PeerChanged) Type() Type        { return TypePeerChanged }
+func (*SetRoom) Type() Type            { return TypeSetRoom }
+func (*RoomChanged) Type() Type        { return TypeRoomChanged }
 func (*Speakers) Type() Type           { return TypeSpeakers }
 func (*Quality) Type() Type            { return TypeQuality }
 func (*Kicked) Type() Type             { return TypeKicked }

@@ -37,7 +37,8 @@ func changeStatements(ch orama.Change, now time.Time) []statement {
 		b = append(b, deleteInstance(i)...)
 	}
 	for _, ns := range ch.DeleteRoomsOf {
-		b = append(b, stmt(anyRows, `DELETE FROM webrtc_rooms WHERE namespace = ?`, string(ns)))
+		b = append(b, stmt(anyRows, `DELETE FROM webrtc_rooms WHERE namespace = ?`, string(ns)),
+			stmt(anyRows, `DELETE FROM webrtc_kicks WHERE namespace = ?`, string(ns)))
 	}
 	for _, ns := range ch.DeleteEventsOf {
 		b = append(b, stmt(anyRows, `DELETE FROM events WHERE namespace = ? AND (kind LIKE 'webrtc.%' OR kind LIKE 'instance.%')`, string(ns)))
@@ -89,7 +90,7 @@ func putNamespace(n orama.Namespace) []statement {
 
 func deleteNamespace(ns orama.NamespaceID) []statement {
 	b := []statement{stmt(1, `DELETE FROM namespaces WHERE id = ?`, string(ns))}
-	for _, table := range []string{"namespace_webrtc_config", "api_keys", "webrtc_rooms", "webrtc_instances",
+	for _, table := range []string{"namespace_webrtc_config", "api_keys", "webrtc_rooms", "webrtc_kicks", "webrtc_instances",
 		"webrtc_port_allocations", "dns_records"} {
 		b = append(b, stmt(anyRows, `DELETE FROM `+table+` WHERE namespace = ?`, string(ns)))
 	}

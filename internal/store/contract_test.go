@@ -31,6 +31,8 @@ var contract = []struct {
 	{"ObserveReadsBeforeItWritesAndIsNoRevision", observeReadsBeforeItWritesAndIsNoRevision},
 	{"AHeartbeatIsNoRevisionUntilSomethingChanges", aHeartbeatIsNoRevisionUntilSomethingChanges},
 	{"Rooms", rooms},
+	{"WhatAdminsMadeOfARoomIsKept", whatAdminsMadeOfARoomIsKept},
+	{"KicksAreKept", kicksAreKept},
 	{"NoRoomIsClaimedWhereWebRTCIsNotEnabled", noRoomIsClaimedWhereWebRTCIsNotEnabled},
 	{"AThousandRacesForARoomGiveOneOwnerEach", aThousandRacesForARoomGiveOneOwnerEach},
 	{"ACallEndsWithItsContext", aCallEndsWithItsContext},
@@ -237,6 +239,46 @@ func rooms(t *testing.T, w world) {
 	require.ErrorIs(t, s.DeleteRoom(t.Context(), "demo", "daily", 1), orama.ErrConflict)
 	require.NoError(t, s.DeleteRoom(t.Context(), "demo", "daily", 2))
 	require.ErrorIs(t, s.DeleteRoom(t.Context(), "demo", "daily", 2), orama.ErrNotFound)
+}
+
+func whatAdminsMadeOfARoomIsKept(t *testing.T, w world) {
+	s := filled(t, w)
+	require.ErrorIs(t, s.PutRoomState(t.Context(), "demo", "daily", 1, "x"), orama.ErrConflict, "there is no such room")
+	r := orama.Room{Namespace: "demo", ID: "daily", Node: "node-1", Boot: "b1", Epoch: 1, CreatedAt: t0, UpdatedAt: t0}
+	require.NoError(t, s.ClaimRoom(t.Context(), r))
+	require.NoError(t, s.PutRoomState(t.Context(), "demo", "daily", 2, `{"a":1}`))
+	require.ErrorIs(t, s.PutRoomState(t.Context(), "demo", "daily", 2, "other"), orama.ErrConflict)
+	require.ErrorIs(t, s.PutRoomState(t.Context(), "demo", "daily", 1, "older"), orama.ErrConflict)
+	r.Node, r.Epoch = "node-2", 2
+	require.NoError(t, s.ClaimRoom(t.Context(), r))
+	got, err := s.Room(t.Context(), "demo", "daily")
+	require.NoError(t, err)
+	require.Equal(t, `{"a":1}`, got.State, "it moves with the room")
+	require.EqualValues(t, 2, got.StateRevision)
+	require.NoError(t, s.DeleteRoom(t.Context(), "demo", "daily", 2))
+	r.Epoch = 1
+	require.NoError(t, s.ClaimRoom(t.Context(), r))
+	got, err = s.Room(t.Context(), "demo", "daily")
+	require.NoError(t, err)
+	require.Empty(t, got.State, "and ends with its record")
+}
+
+func kicksAreKept(t *testing.T, w world) {
+	s := filled(t, w)
+	_, err := s.Kicked(t.Context(), "demo", "daily", "bob")
+	require.ErrorIs(t, err, orama.ErrNotFound)
+	k := orama.Kick{Namespace: "demo", Room: "daily", User: "bob", At: t0}
+	require.NoError(t, s.PutKick(t.Context(), k))
+	k.At = t0.Add(-time.Minute)
+	require.NoError(t, s.PutKick(t.Context(), k))
+	at, err := s.Kicked(t.Context(), "demo", "daily", "bob")
+	require.NoError(t, err)
+	require.Equal(t, t0, at, "the later one counts")
+	_, err = s.Kicked(t.Context(), "demo", "weekly", "bob")
+	require.ErrorIs(t, err, orama.ErrNotFound)
+	require.NoError(t, s.PutKick(t.Context(), orama.Kick{Namespace: "demo", Room: "x", User: "y", At: t0.Add(keptKick + time.Second)}))
+	_, err = s.Kicked(t.Context(), "demo", "daily", "bob")
+	require.ErrorIs(t, err, orama.ErrNotFound, "it has outlived every token")
 }
 
 func noRoomIsClaimedWhereWebRTCIsNotEnabled(t *testing.T, w world) {

@@ -2,15 +2,17 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"orama.network/orama"
 )
 
-const selectRooms = `SELECT namespace, room_id, sfu_node, boot, epoch, permanent, created_at, updated_at FROM webrtc_rooms WHERE namespace = ?`
+const selectRooms = `SELECT namespace, room_id, sfu_node, boot, epoch, permanent, created_at, updated_at, state, state_revision FROM webrtc_rooms WHERE namespace = ?`
 
 func room(r row) orama.Room {
 	return orama.Room{Namespace: orama.NamespaceID(r.str(0)), ID: orama.RoomID(r.str(1)), Node: orama.NodeID(r.str(2)), Boot: r.str(3),
-		Epoch: r.int(4), Permanent: r.bool(5), CreatedAt: r.time(6), UpdatedAt: r.time(7)}
+		Epoch: r.int(4), Permanent: r.bool(5), CreatedAt: r.time(6), UpdatedAt: r.time(7),
+		State: r.str(8), StateRevision: r.int(9)}
 }
 
 // Room reads who owns a room.
@@ -80,4 +82,29 @@ func (s *Store) DeleteRoom(ctx context.Context, ns orama.NamespaceID, id orama.R
 		return readErr
 	}
 	return err
+}
+
+// PutRoomState keeps what admins have made of a room, if it is newer than what is kept. orama.ErrConflict: it is not, or there is no such room.
+func (s *Store) PutRoomState(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, revision int64, state string) error {
+	return s.write(ctx, []statement{stmt(1, `UPDATE webrtc_rooms SET state = ?, state_revision = ?
+		WHERE namespace = ? AND room_id = ? AND state_revision < ?`, state, revision, string(ns), string(id), revision)})
+}
+
+// keptKick is how long a kick is kept: no token from the API or the command line lives longer.
+const keptKick = 24 * time.Hour
+
+// PutKick keeps a kick, and lets go of those that have outlived every token. Of two of the same user the later one counts.
+func (s *Store) PutKick(ctx context.Context, k orama.Kick) error {
+	return s.write(ctx, []statement{
+		stmt(anyRows, `DELETE FROM webrtc_kicks WHERE at < ?`, micros(k.At.Add(-keptKick))),
+		stmt(anyRows, `INSERT INTO webrtc_kicks (namespace, room_id, user_id, at) VALUES (?, ?, ?, ?)
+			ON CONFLICT (namespace, room_id, user_id) DO UPDATE SET at = max(at, excluded.at)`,
+			string(k.Namespace), string(k.Room), string(k.User), micros(k.At)),
+	})
+}
+
+// Kicked tells when a user was last kicked from a room; orama.ErrNotFound: not in the time that counts. The read is weak.
+func (s *Store) Kicked(ctx context.Context, ns orama.NamespaceID, room orama.RoomID, user orama.UserID) (time.Time, error) {
+	return one(ctx, s, func(r row) time.Time { return r.time(0) },
+		weak(`SELECT at FROM webrtc_kicks WHERE namespace = ? AND room_id = ? AND user_id = ?`, string(ns), string(room), string(user)))
 }

@@ -121,6 +121,9 @@ func step(rt *rapid.T) func(*Store) error {
 const schema1 = `CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE nodes (id TEXT NOT NULL PRIMARY KEY, public_ip TEXT NOT NULL, mesh_ip TEXT NOT NULL, zone TEXT NOT NULL,
 	gateway_url TEXT NOT NULL, heartbeat INTEGER NOT NULL);
+CREATE TABLE webrtc_rooms (namespace TEXT NOT NULL, room_id TEXT NOT NULL, sfu_node TEXT NOT NULL, boot TEXT NOT NULL, epoch INTEGER NOT NULL,
+	permanent INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, PRIMARY KEY (namespace, room_id));
+INSERT INTO webrtc_rooms VALUES ('demo', 'daily', 'node-1', 'b', 3, 1, 5000000, 6000000);
 INSERT INTO meta (key, value) VALUES ('revision', 41), ('schema', 1);
 INSERT INTO nodes VALUES ('node-1', '127.0.0.11', '127.10.0.1', 'z', 'http://g', 7000000)`
 
@@ -162,6 +165,10 @@ func migrated(t *testing.T, open func(*testing.T) *Store) {
 	want.MeshKey = "k"
 	require.NoError(t, a.Heartbeat(t.Context(), want, want.Heartbeat))
 	require.Equal(t, []orama.Node{want}, cluster(t, b).Nodes)
+	room, err := b.Room(t.Context(), "demo", "daily")
+	require.NoError(t, err)
+	require.EqualValues(t, 3, room.Epoch)
+	require.Empty(t, room.State)
 	v, err := readVersion(t.Context(), b.engine)
 	require.NoError(t, err)
 	require.EqualValues(t, schemaVersion, v)

@@ -9,7 +9,7 @@ import (
 )
 
 // schemaVersion is kept in meta. Records of a later version is refused, not guessed at.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // Times are microseconds since 1970, 0 for none: below 2^53, so that JSON numbers carry them exactly.
 // Booleans are 0 and 1.
@@ -72,7 +72,15 @@ var schema = []string{
 		permanent INTEGER NOT NULL,
 		created_at INTEGER NOT NULL,
 		updated_at INTEGER NOT NULL,
+		state TEXT NOT NULL DEFAULT '',
+		state_revision INTEGER NOT NULL DEFAULT 0,
 		PRIMARY KEY (namespace, room_id))`,
+	`CREATE TABLE IF NOT EXISTS webrtc_kicks (
+		namespace TEXT NOT NULL,
+		room_id TEXT NOT NULL,
+		user_id TEXT NOT NULL,
+		at INTEGER NOT NULL,
+		PRIMARY KEY (namespace, room_id, user_id))`,
 	`CREATE TABLE IF NOT EXISTS api_keys (
 		id TEXT NOT NULL PRIMARY KEY,
 		namespace TEXT NOT NULL,
@@ -117,7 +125,7 @@ var schema = []string{
 	// The first revision is 1, so that a change without a base is a conflict.
 	`INSERT INTO meta (key, value) VALUES ('revision', 1) ON CONFLICT (key) DO NOTHING`,
 	// A migration has set it already; and a later program may just have been first.
-	`INSERT INTO meta (key, value) VALUES ('schema', 2) ON CONFLICT (key) DO NOTHING`,
+	`INSERT INTO meta (key, value) VALUES ('schema', 3) ON CONFLICT (key) DO NOTHING`,
 }
 
 // migrations[v] leads from schema v to v+1. The statements of schema follow, for the tables that are new.
@@ -126,6 +134,10 @@ var migrations = map[int64][]string{
 		`ALTER TABLE nodes ADD COLUMN mesh_key TEXT NOT NULL DEFAULT ''`,
 		`ALTER TABLE nodes ADD COLUMN mesh_endpoint TEXT NOT NULL DEFAULT ''`,
 		`ALTER TABLE nodes ADD COLUMN report TEXT NOT NULL DEFAULT '{}'`,
+	},
+	2: {
+		`ALTER TABLE webrtc_rooms ADD COLUMN state TEXT NOT NULL DEFAULT ''`,
+		`ALTER TABLE webrtc_rooms ADD COLUMN state_revision INTEGER NOT NULL DEFAULT 0`,
 	},
 }
 

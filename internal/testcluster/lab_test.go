@@ -243,6 +243,12 @@ func (m mortal) DeleteRoom(ctx context.Context, ns orama.NamespaceID, id orama.R
 	return m.store.DeleteRoom(ctx, ns, id, epoch)
 }
 
+func (m mortal) PutRoomState(ctx context.Context, ns orama.NamespaceID, id orama.RoomID, revision int64, state string) error {
+	return m.store.PutRoomState(ctx, ns, id, revision, state)
+}
+
+func (m mortal) PutKick(ctx context.Context, k orama.Kick) error { return m.store.PutKick(ctx, k) }
+
 func (m mortal) Run(_ context.Context, role orama.Role, ns orama.NamespaceID) error {
 	return doOnly(m.life, func() error {
 		m.site.mu.Lock()

@@ -28,6 +28,12 @@ func (h *head) leave() {
 	}
 }
 
+func (h *head) none() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.n == 0
+}
+
 // wait returns when nobody is there or ctx has ended.
 func (h *head) wait(ctx context.Context) {
 	h.mu.Lock()

@@ -5,10 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/transport/v4/packetio"
+
+	"orama.network/orama/internal/turn/batch"
 )
 
 // dtlsDemux gives each DTLS client on one UDP socket a connection of its own. The library's
@@ -17,21 +20,46 @@ import (
 type dtlsDemux struct {
 	srv    *Server
 	socket *net.UDPConn
-	half   tally // handshakes under way, by network
+	before net.Conn     // what the process before this one passes on, until it ends; nil: there is none
+	pass   atomic.Int32 // where goes what is of nobody here, to the process after this one; -1: it is ours
+	half   tally        // handshakes under way, by network
 
 	mu       sync.RWMutex // guards sessions; read-locked by the one reader for each datagram
 	sessions map[netip.AddrPort]*dtlsSession
 }
 
 func (s *Server) openDTLS(l *listener, at netip.AddrPort) error {
-	c, err := listenUDP(at)
+	d := &dtlsDemux{srv: s, sessions: map[netip.AddrPort]*dtlsSession{}}
+	d.pass.Store(-1)
+	var err error
+	if left := s.inherited(l); len(left) > 0 {
+		d.socket, d.before, err = left[0].udp()
+	} else {
+		d.socket, err = listenUDP(at)
+	}
 	if err != nil {
 		return err
 	}
-	d := &dtlsDemux{srv: s, socket: c, sessions: map[netip.AddrPort]*dtlsSession{}}
-	l.close = c.Close
+	l.close = d.close
 	l.run = d.read
+	l.leave = func() ([]bequest, error) {
+		fd, err := descriptor(d.socket)
+		if err != nil {
+			return nil, err
+		}
+		b, ours, err := pairedWith(l.name(), fd)
+		batch.Close(fd)
+		b.take = func() { d.pass.Store(int32(ours)) } //nolint:gosec // a descriptor
+		return []bequest{b}, err
+	}
 	return nil
+}
+
+func (d *dtlsDemux) close() error {
+	if d.before != nil {
+		d.before.Close() //nolint:errcheck // nothing could be done
+	}
+	return d.socket.Close()
 }
 
 func listenUDP(at netip.AddrPort) (*net.UDPConn, error) {
@@ -51,7 +79,14 @@ const maxReadErrors = 1000
 const maxDatagram = 8192
 
 func (d *dtlsDemux) read() {
-	p := make([]byte, maxDatagram)
+	defer func() {
+		if fd := d.pass.Load(); fd >= 0 {
+			batch.Close(int(fd))
+		}
+	}()
+	roomy := make([]byte, batch.PassHead+maxDatagram)
+	p := roomy[batch.PassHead:]
+	d.readPassed(roomy)
 	for failed := 0; ; {
 		n, from, err := d.socket.ReadFromUDPAddrPort(p)
 		if err != nil {
@@ -67,13 +102,39 @@ func (d *dtlsDemux) read() {
 		if n == len(p) {
 			continue // cut short
 		}
-		session := d.find(from)
-		if session == nil && isClientHello(p[:n]) {
-			session = d.open(from)
+		if next := d.pass.Load(); next >= 0 && d.find(from) == nil {
+			addr := batch.AddrOf(from)
+			batch.PassFrom(int(next), &addr, 0, roomy[:batch.PassHead+n])
+			continue
 		}
-		if session != nil {
-			session.queue.Write(p[:n]) //nolint:errcheck // full: the datagram is lost, as datagrams may be
+		d.take(from, p[:n])
+	}
+}
+
+// readPassed serves what the process before this one has no session for, until that ends.
+func (d *dtlsDemux) readPassed(b []byte) {
+	if d.before == nil {
+		return
+	}
+	for {
+		n, err := d.before.Read(b)
+		if err != nil {
+			return
 		}
+		if from, _, data, ok := batch.ReadPass(b[:n]); ok && len(data) < maxDatagram {
+			d.take(from.AddrPort(), data)
+		}
+	}
+}
+
+// take gives a datagram to its session, or begins one.
+func (d *dtlsDemux) take(from netip.AddrPort, b []byte) {
+	session := d.find(from)
+	if session == nil && isClientHello(b) {
+		session = d.open(from)
+	}
+	if session != nil {
+		session.queue.Write(b) //nolint:errcheck // full: the datagram is lost, as datagrams may be
 	}
 }
 

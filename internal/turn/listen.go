@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ type listener struct {
 	err       error // why it does not serve; the functions are nil then
 	run       func()
 	close     func() error
+	leave     func() ([]bequest, error) // what the next process is left; also what came before an error
 }
 
 // bind opens all listeners or none. One that this user may not bind is left out.
@@ -87,14 +89,26 @@ func closeBound(bound []*listener) {
 // opener makes a TCP listener whose connections serve handles; they are closed when it returns.
 func (s *Server) opener(serve func(net.Conn, *held)) func(*listener, netip.AddrPort) error {
 	return func(l *listener, at netip.AddrPort) error {
-		tcp, err := net.ListenTCP(network("tcp", at.Addr()), net.TCPAddrFromAddrPort(at))
+		tcp, err := s.listenTCP(l, at)
 		if err != nil {
 			return err
 		}
-		l.close = tcp.Close
+		l.close = sync.OnceValue(tcp.Close)
 		l.run = func() { s.accept(tcp, serve) }
+		l.leave = func() ([]bequest, error) {
+			b, err := bequeath(l.name(), tcp)
+			b.take = func() { l.close() } //nolint:errcheck // it lives on where it went
+			return []bequest{b}, err
+		}
 		return nil
 	}
+}
+
+func (s *Server) listenTCP(l *listener, at netip.AddrPort) (net.Listener, error) {
+	if left := s.inherited(l); len(left) > 0 {
+		return left[0].Listener()
+	}
+	return net.ListenTCP(network("tcp", at.Addr()), net.TCPAddrFromAddrPort(at))
 }
 
 // Waits after a failed Accept, such as for want of descriptors.
@@ -108,7 +122,7 @@ func (s *Server) accept(l net.Listener, serve func(net.Conn, *held)) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			if s.ctx.Err() != nil {
+			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
 			s.log.Warn("turn: accept failed", "addr", l.Addr(), "err", err)
@@ -148,32 +162,60 @@ func (s *Server) handle(c closer, from net.Addr, serve func(*held)) bool {
 
 // openUDP has every worker listen on the address: the kernel spreads the clients over them.
 func (s *Server) openUDP(l *listener, at netip.AddrPort) error {
-	// Without SO_REUSEPORT first: with it, another server on the same port would share our clients unseen.
-	probe, err := batch.Open(at, batch.Options{})
+	doors, err := s.udpDoors(l, at)
 	if err != nil {
 		return err
 	}
-	batch.Close(probe)
-	var doors []*door
-	fail := func(err error) error {
-		for _, d := range doors {
-			batch.Close(d.fd)
-		}
-		return err
-	}
-	for range s.workers {
-		fd, err := batch.Open(at, batch.Options{ReusePort: true, Buffer: socketBuffer})
-		if err != nil {
-			return fail(err)
-		}
-		doors = append(doors, &door{fd: fd})
-	}
-	for i, w := range s.workers {
-		if err := w.open(doors[i]); err != nil {
-			return fail(err)
+	workers := make([]*worker, len(doors))
+	for i, d := range doors {
+		workers[i] = s.workers[i%len(s.workers)]
+		if err := workers[i].open(d); err != nil {
+			for _, d := range doors[i+1:] { // the workers close those that they have
+				d.close()
+			}
+			return err
 		}
 	}
 	l.close = func() error { return nil } // the workers close them
 	l.run = func() {}
+	l.leave = func() ([]bequest, error) {
+		var out []bequest
+		for i, d := range doors {
+			b, ours, err := pairedWith(l.name(), d.fd)
+			if err != nil {
+				return out, err
+			}
+			b.take = func() { workers[i].post(func() { d.pass = ours }) }
+			out = append(out, b)
+		}
+		return out, nil
+	}
 	return nil
+}
+
+// udpDoors gives the sockets that the process before left, or new ones.
+func (s *Server) udpDoors(l *listener, at netip.AddrPort) (doors []*door, err error) {
+	for _, left := range s.inherited(l) {
+		doors = append(doors, &door{fd: left.FD, in: left.Passed, pass: -1})
+	}
+	if len(doors) > 0 {
+		return doors, nil
+	}
+	// Without SO_REUSEPORT first: with it, another server on the same port would share our clients unseen.
+	probe, err := batch.Open(at, batch.Options{})
+	if err != nil {
+		return nil, err
+	}
+	batch.Close(probe)
+	for range s.workers {
+		fd, err := batch.Open(at, batch.Options{ReusePort: true, Buffer: socketBuffer})
+		if err != nil {
+			for _, d := range doors {
+				d.close()
+			}
+			return nil, err
+		}
+		doors = append(doors, newDoor(fd))
+	}
+	return doors, nil
 }

@@ -22,11 +22,12 @@ import (
 	"orama.network/orama/internal/turn/wire"
 )
 
-// Server is one host's TURN server. Make it with New; set Ports and Limits, if at all, before the
+// Server is one host's TURN server. Make it with New; set Ports, Limits and Estate, if at all, before the
 // first Apply. Its methods may be called from any goroutine.
 type Server struct {
 	Ports  Ports
 	Limits Limits
+	Estate Estate // what the process before left; what the first Apply has no use for is closed by it
 
 	log     *slog.Logger
 	scribe  *scribe // for lines from the path of packets
@@ -55,9 +56,10 @@ type Server struct {
 	backend atomic.Pointer[httpsBackend]
 
 	draining atomic.Bool
-	clients  tally    // relays by client
-	relays   head     // living relays
-	conns    registry // TCP, TLS and DTLS connections
+	handed   atomic.Bool // HandOver has succeeded
+	clients  tally       // relays by client
+	relays   head        // living relays
+	conns    registry    // TCP, TLS and DTLS connections
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -139,6 +141,7 @@ func (s *Server) start(spec plan.TURNSpec) (err error) {
 		return err
 	}
 	bound, err := s.bind(s.Ports.orStandard(), spec.NoTCP443)
+	s.Estate.Close()
 	if err != nil {
 		s.closeWorkers()
 		return err

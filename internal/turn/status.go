@@ -38,7 +38,7 @@ func (s *Server) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := Status{
-		Boot: s.boot, Configured: s.configured, Draining: s.draining.Load(),
+		Boot: s.boot, Configured: s.configured, Draining: s.draining.Load() || s.handed.Load(),
 		Listeners: []ListenerStatus{}, Tenants: []TenantStatus{}, Unleased: s.unleased(),
 	}
 	_, noCert := s.cert.get("")

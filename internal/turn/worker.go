@@ -42,7 +42,13 @@ type worker struct {
 }
 
 // door is a UDP socket that clients send to.
-type door struct{ fd int }
+type door struct {
+	fd   int
+	in   int // what is read: fd, or, while the process before this one still reads that, what it passes on
+	pass int // where goes what is of nobody here, to the process after this one; -1: it is ours
+}
+
+func newDoor(fd int) *door { return &door{fd: fd, in: fd, pass: -1} }
 
 const (
 	headsSize = 16 << 10
@@ -82,10 +88,29 @@ func (w *worker) post(task func()) {
 	w.events.Wake()
 }
 
+func (d *door) close() {
+	batch.Close(d.fd)
+	if d.in != d.fd {
+		batch.Close(d.in)
+	}
+	if d.pass >= 0 {
+		batch.Close(d.pass)
+	}
+}
+
 // open listens on an address, beside the other workers.
 func (w *worker) open(d *door) error {
 	w.doors = append(w.doors, d)
-	return w.events.Add(d.fd)
+	return w.events.Add(d.in)
+}
+
+// inherit reads the socket itself, once the process before has ended.
+func (w *worker) inherit(d *door) {
+	batch.Close(d.in)
+	d.in = d.fd
+	if err := w.events.Add(d.fd); err != nil {
+		w.srv.log.Error("turn: a listener cannot be read", "err", err)
+	}
 }
 
 // run works until stop.
@@ -138,7 +163,7 @@ func (w *worker) stop() {
 // close gives back what the worker held. It has ended, or never ran.
 func (w *worker) close() {
 	for _, d := range w.doors {
-		batch.Close(d.fd)
+		d.close()
 	}
 	for _, s := range w.socks {
 		if s != nil {
@@ -150,7 +175,7 @@ func (w *worker) close() {
 
 func (w *worker) fromDoor(ev batch.Event) {
 	for _, d := range w.doors {
-		if d.fd == ev.FD {
+		if d.in == ev.FD {
 			w.fromClients(d)
 		}
 	}
@@ -239,9 +264,20 @@ func (w *worker) fromClients(d *door) {
 	}
 	var last batch.Key
 	var r *relay
-	first, end := w.recv.Receive(d.fd, batch.Slots)
+	passed := d.in != d.fd
+	first, end := w.recv.Receive(d.in, batch.Slots)
 	for i := first; i < end; i++ {
-		p, ok := w.recv.Packet(i)
+		var p batch.Packet
+		var ok, ended bool
+		if passed {
+			p, ok, ended = w.recv.Passed(i)
+		} else {
+			p, ok = w.recv.Packet(i)
+		}
+		if ended {
+			w.inherit(d)
+			return
+		}
 		if !ok {
 			continue
 		}
@@ -250,6 +286,12 @@ func (w *worker) fromClients(d *door) {
 			if r = w.clients[key]; r != nil && r.over.Load() {
 				r = nil
 			}
+		}
+		if r == nil && d.pass >= 0 {
+			if !batch.Pass(d.pass, &p) {
+				w.srv.metrics.dropped[dropSocket].Add(float64(datagrams(&p)))
+			}
+			continue
 		}
 		if p.Segment == 0 {
 			r = w.datagram(d, r, p.From, p.Data)

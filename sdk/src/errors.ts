@@ -44,6 +44,7 @@ export function afterClose(code: number): Closed {
     case 4408: return again('now', 'too_slow', 'no frame was sent in time');
     case 4409: return stop('resumed_elsewhere', 'another connection took this one over');
     case 4410: return stop('kicked', 'removed from the room');
+    case 4413: return again('later', 'full', 'the room is full');
     case 4429: return again('later', 'limited', 'frames were sent too fast or read too slowly');
     case 4500: return again('now', 'internal', 'the server made a mistake');
     case 4503: return again('now', 'gone', 'the server went away');

@@ -11,4 +11,4 @@ export { backoff } from './retry.js';
 export type { BackoffOptions, RetryPolicy } from './retry.js';
 export type { Path, RoomStats, TrackStats } from './stats.js';
 export type { Transport } from './session.js';
-export type { Layer, PeerQuality, Permissions } from './protocol.js';
+export type { Layer, PeerQuality, Permissions, RoomSettings } from './protocol.js';

@@ -18,6 +18,8 @@ export interface Track {
   source: string;
   name: string;
   muted: boolean;
+  /** Muted by an admin, and only an admin may unmute it. */
+  locked?: boolean;
   layers: Layer[] | null;
   /** Only towards the publisher itself. */
   mid?: string;
@@ -36,6 +38,13 @@ export interface Permissions {
   subscribe: boolean;
   data: boolean;
   admin: boolean;
+}
+
+/** What an admin may change of a room; maxParticipants 0 means as many as the namespace allows. */
+export interface RoomSettings {
+  locked: boolean;
+  max_participants: number;
+  metadata?: unknown;
 }
 
 /** Ties a media section to a track. A client fills the first four, the SFU mid, track_id and peer_id. */
@@ -66,6 +75,7 @@ export interface Joined {
   resume: string;
   resumed: boolean;
   permissions: Permissions;
+  settings?: RoomSettings;
   /** Base URLs of the cluster's gateways, for when this one is lost. */
   gateways?: string[];
 }
@@ -143,6 +153,8 @@ export interface TrackMuted {
   type: 'track-muted';
   peer_id: string;
   track: Track;
+  /** The admin's peer id, or "api"; left out when the publisher did it. */
+  by?: string;
 }
 export interface Subscribe {
   type: 'subscribe';
@@ -161,10 +173,63 @@ export interface Prefer {
   priority?: number;
   paused?: boolean;
 }
+/** How many videos are wanted at once; null: all. */
+export interface LastN {
+  type: 'last-n';
+  videos: number | null;
+}
+export interface Held {
+  type: 'held';
+  track_ids: string[] | null;
+}
 export interface Mute {
   type: 'mute';
   track_id: string;
   muted: boolean;
+  locked?: boolean;
+}
+/** One of the two ids. */
+export interface Kick {
+  type: 'kick';
+  peer_id?: string;
+  user_id?: string;
+  reason?: string;
+}
+export interface Permit {
+  type: 'permit';
+  peer_id: string;
+  permissions: Permissions;
+}
+export interface PermissionsChanged {
+  type: 'permissions-changed';
+  peer_id: string;
+  permissions: Permissions;
+  by: string;
+}
+/** What is left out stays; metadata null ends it. */
+export interface SetPeer {
+  type: 'set-peer';
+  peer_id?: string;
+  name?: string;
+  metadata?: unknown;
+}
+export interface PeerChanged {
+  type: 'peer-changed';
+  peer_id: string;
+  name: string;
+  metadata?: unknown;
+}
+/** What is left out stays; metadata null ends it. */
+export interface SetRoom {
+  type: 'set-room';
+  locked?: boolean;
+  max_participants?: number;
+  metadata?: unknown;
+}
+export interface RoomChanged {
+  type: 'room-changed';
+  settings: RoomSettings;
+  by: string;
 }
 export interface Level {
   peer_id: string;
@@ -177,7 +242,9 @@ export interface Speakers {
 }
 export interface PeerQuality {
   peer_id: string;
+  /** "excellent", "good", "poor" or "lost". */
   quality: string;
+  /** Of what is not excellent: "up_loss", "down_loss", "rtt", "limit" or "no_packets". */
   cause?: string;
 }
 export interface Quality {
@@ -210,13 +277,13 @@ export interface Pong {
 /** What a client may send. */
 export type ClientMessage =
   | Join | Offer | Answer | Negotiate | ICECandidate | Leave
-  | Subscribe | Unsubscribe | Prefer | Mute | Ping | Pong;
+  | Subscribe | Unsubscribe | Prefer | LastN | Mute | Kick | Permit | SetPeer | SetRoom | Ping | Pong;
 
 /** What an SFU may send. */
 export type ServerMessage =
   | Joined | Offer | Answer | ICECandidate | PeerJoined | PeerLeft | TURNCredentials | RefreshCredentials
-  | ServerDraining | TrackPublished | TrackUnpublished | TrackMuted | Speakers | Quality | Kicked
-  | RoomClosed | ErrorMessage | Ping | Pong;
+  | ServerDraining | TrackPublished | TrackUnpublished | TrackMuted | Held | PermissionsChanged | PeerChanged
+  | RoomChanged | Speakers | Quality | Kicked | RoomClosed | ErrorMessage | Ping | Pong;
 
 export type Message = ClientMessage | ServerMessage;
 export type MessageType = Message['type'];
@@ -258,7 +325,7 @@ function matches(v: unknown, shape: Shape): boolean {
 const layer = obj({ rid: str, width: opt(num), height: opt(num) });
 const track = obj({
   track_id: str, kind: (v) => v === 'audio' || v === 'video', source: str, name: str, muted: bool,
-  layers: opt(list(layer)), mid: opt(str),
+  locked: opt(bool), layers: opt(list(layer)), mid: opt(str),
 });
 const peer = obj({ peer_id: str, user_id: str, name: str, metadata: any, tracks: opt(list(track)) });
 const ref = obj({
@@ -272,6 +339,8 @@ const credentials: Shape = {
 };
 const description: Shape = { sdp: str, tracks: opt(list(ref)) };
 const trackEvent: Shape = { peer_id: str, track };
+const permissions = obj({ publish: bool, subscribe: bool, data: bool, admin: bool });
+const settings = obj({ locked: bool, max_participants: num, metadata: any });
 
 const shapes: Record<MessageType, Shape> = {
   'join': {
@@ -279,7 +348,7 @@ const shapes: Record<MessageType, Shape> = {
   },
   'joined': {
     room: str, peer_id: str, user_id: str, peers: list(peer), resume: str, resumed: bool,
-    permissions: obj({ publish: bool, subscribe: bool, data: bool, admin: bool }),
+    permissions, settings: opt(settings),
     gateways: opt(list(str)),
   },
   'offer': description,
@@ -294,11 +363,20 @@ const shapes: Record<MessageType, Shape> = {
   'server-draining': { reason: str, deadline_ms: num, reconnect: orNull(str) },
   'track-published': trackEvent,
   'track-unpublished': trackEvent,
-  'track-muted': trackEvent,
+  'track-muted': { ...trackEvent, by: opt(str) },
   'subscribe': { track_id: str },
   'unsubscribe': { track_id: str },
   'prefer': { track_id: str, max_width: opt(num), max_fps: opt(num), priority: opt(num), paused: opt(bool) },
-  'mute': { track_id: str, muted: bool },
+  'last-n': { videos: orNull(num) },
+  'held': { track_ids: list(str) },
+  'mute': { track_id: str, muted: bool, locked: opt(bool) },
+  'kick': { peer_id: opt(str), user_id: opt(str), reason: opt(str) },
+  'permit': { peer_id: str, permissions },
+  'permissions-changed': { peer_id: str, permissions, by: str },
+  'set-peer': { peer_id: opt(str), name: opt(str), metadata: any },
+  'peer-changed': { peer_id: str, name: str, metadata: any },
+  'set-room': { locked: opt(bool), max_participants: opt(num), metadata: any },
+  'room-changed': { settings, by: str },
   'speakers': { levels: list(obj({ peer_id: str, level: num })) },
   'quality': { peers: list(obj({ peer_id: str, quality: str, cause: opt(str) })) },
   'kicked': { reason: str },

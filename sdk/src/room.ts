@@ -7,7 +7,7 @@ import type { Expected, Flow } from './flow.js';
 import { capture, type Device, Publication, type PublishOptions } from './media.js';
 import { type Down, PeerLink } from './peer.js';
 import type {
-  Credentials, Joined, Layer, Peer, PeerQuality, Permissions, Prefer, ServerMessage, Track,
+  Credentials, Joined, Layer, Peer, PeerQuality, Permissions, Prefer, RoomSettings, ServerMessage, SetRoom, Track,
 } from './protocol.js';
 import { backoff, type RetryPolicy } from './retry.js';
 import { gatewayOf, Session, type Transport } from './session.js';
@@ -42,6 +42,10 @@ export interface RemoteTrack {
   readonly source: string;
   readonly name: string;
   muted: boolean;
+  /** Muted by an admin, and only an admin may unmute it. */
+  locked: boolean;
+  /** Held back by lastN: nothing of it comes until it matters more. */
+  held: boolean;
   layers: Layer[];
   /** Set while the track is received. */
   media: MediaStreamTrack | null;
@@ -52,8 +56,8 @@ export interface RemoteTrack {
 export interface RemotePeer {
   readonly id: string;
   readonly userId: string;
-  readonly name: string;
-  readonly metadata: unknown;
+  name: string;
+  metadata: unknown;
   readonly tracks: Map<string, RemoteTrack>;
 }
 
@@ -68,6 +72,15 @@ export interface RoomEvents {
   'track': { peer: RemotePeer; track: RemoteTrack; media: MediaStreamTrack };
   'track-ended': { peer: RemotePeer; track: RemoteTrack };
   'track-muted': { peer: RemotePeer; track: RemoteTrack; muted: boolean };
+  /** lastN began or ceased to hold a track back. */
+  'track-held': { peer: RemotePeer; track: RemoteTrack; held: boolean };
+  /** An admin muted, locked or unmuted a publication of ours. */
+  'moderated': { publication: Publication; muted: boolean; locked: boolean; by: string };
+  /** Somebody's name or metadata changed. */
+  'peer-changed': { peer: RemotePeer };
+  /** What a peer may do changed: ours, or, when we are an admin, anybody's. */
+  'permissions': { peerId: string; permissions: Permissions; by: string };
+  'settings': { settings: RoomSettings };
   /** A publication of ours was muted, unmuted, replaced, or has ended. */
   'local': { publication: Publication };
   /** Loudness by peer id, 0 to 1; ours is among them. */
@@ -107,6 +120,7 @@ export class Room extends Emitter<RoomEvents> {
   peerId = '';
   userId = '';
   permissions: Permissions = { publish: false, subscribe: false, data: false, admin: false };
+  settings: RoomSettings = { locked: false, max_participants: 0 };
 
   private readonly session: Session;
   private readonly members = new Map<string, RemotePeer>();
@@ -115,6 +129,8 @@ export class Room extends Emitter<RoomEvents> {
   private downs: Down[] = [];
   private lostPeers = new Set<string>();
   private paused = new Set<string>();
+  private videos: number | null = null;
+  private shownAs: { name?: string; metadata?: unknown } = {};
   private credentials: { value: Credentials; expires: number } | null = null;
   private link: PeerLink | null = null;
   private flow: Flow = 'unknown';
@@ -221,6 +237,41 @@ export class Room extends Emitter<RoomEvents> {
     this.session.send({ type: 'prefer', track_id: trackId, ...wish });
   }
 
+  /** How many videos to receive at most, those that matter most; null: all. See 'track-held'. */
+  lastN(videos: number | null): void {
+    this.videos = videos;
+    this.session.send({ type: 'last-n', videos });
+  }
+
+  /** Changes our own name and metadata; what is left out stays, metadata null ends it. */
+  update(shown: { name?: string; metadata?: unknown }): void {
+    Object.assign(this.shownAs, shown);
+    this.session.send({ type: 'set-peer', ...shown });
+  }
+
+  // --- for admins; what we may not do is told by 'error'
+
+  /** Removes a user with all its peers, and ends its tokens for the room. */
+  kick(who: { peerId: string } | { userId: string }, reason?: string): void {
+    const id = 'peerId' in who ? { peer_id: who.peerId } : { user_id: who.userId };
+    this.session.send({ type: 'kick', ...id, ...(reason !== undefined && { reason }) });
+  }
+
+  /** Mutes or unmutes anybody's track; a locked one its publisher may not unmute. */
+  mute(trackId: string, muted: boolean, locked = false): void {
+    this.session.send({ type: 'mute', track_id: trackId, muted, ...(locked && { locked }) });
+  }
+
+  /** Replaces what a peer's user may do, at once. */
+  permit(peerId: string, permissions: Permissions): void {
+    this.session.send({ type: 'permit', peer_id: peerId, permissions });
+  }
+
+  /** Locks the room, limits it, or changes its metadata; what is left out stays. */
+  configure(settings: Omit<SetRoom, 'type'>): void {
+    this.session.send({ type: 'set-room', ...settings });
+  }
+
   /** Opens a channel to every other peer. */
   data(label: string, options: DataOptions = {}): DataChannel {
     this.mustBeOpen();
@@ -252,10 +303,12 @@ export class Room extends Emitter<RoomEvents> {
     this.peerId = m.peer_id;
     this.userId = m.user_id;
     this.permissions = m.permissions;
+    if (m.settings) this.settings = m.settings;
     const same = m.resumed && this.link !== null;
     if (!same) this.reset();
     this.syncPeers(m.peers ?? []);
     if (same) this.link!.resume();
+    else this.repeat();
     if (same && this.flow === 'stalled') this.recover();
     this.refresh();
   }
@@ -274,6 +327,12 @@ export class Room extends Emitter<RoomEvents> {
     for (const p of this.ours) p.id = null;
   }
 
+  // Tells a room that is new to us what was asked of the one before.
+  private repeat(): void {
+    if (this.videos !== null) this.session.send({ type: 'last-n', videos: this.videos });
+    if (Object.keys(this.shownAs).length > 0) this.session.send({ type: 'set-peer', ...this.shownAs });
+  }
+
   private syncPeers(peers: Peer[]): void {
     const here = new Set(peers.map((p) => p.peer_id));
     for (const id of [...this.members.keys()]) if (!here.has(id)) this.removePeer(id, 'left');
@@ -288,10 +347,33 @@ export class Room extends Emitter<RoomEvents> {
       peer = { id: p.peer_id, userId: p.user_id, name: p.name, metadata: p.metadata, tracks: new Map() };
       this.members.set(peer.id, peer);
       this.emit('peer-joined', { peer });
-    }
+    } else this.changePeer(peer, p.name, p.metadata);
     const tracks = p.tracks ?? [];
     for (const id of [...peer.tracks.keys()]) if (!tracks.some((t) => t.track_id === id)) this.removeTrack(peer, id);
     for (const t of tracks) this.putTrack(peer, t);
+  }
+
+  private changePeer(peer: RemotePeer | undefined, name: string, metadata: unknown): void {
+    if (!peer || (peer.name === name && JSON.stringify(peer.metadata) === JSON.stringify(metadata))) return;
+    peer.name = name;
+    peer.metadata = metadata;
+    this.emit('peer-changed', { peer });
+  }
+
+  private held(ids: string[]): void {
+    for (const peer of this.members.values()) {
+      for (const track of peer.tracks.values()) {
+        const held = ids.includes(track.id);
+        if (track.held === held) continue;
+        track.held = held;
+        this.emit('track-held', { peer, track, held });
+      }
+    }
+  }
+
+  private permitted(peerId: string, permissions: Permissions, by: string): void {
+    if (peerId === this.peerId) this.permissions = permissions;
+    this.emit('permissions', { peerId, permissions, by });
   }
 
   private removePeer(id: string, reason: string): void {
@@ -308,7 +390,7 @@ export class Room extends Emitter<RoomEvents> {
     if (known) return this.updateTrack(peer, known, t);
     const track: RemoteTrack = {
       id: t.track_id, peerId: peer.id, kind: t.kind, source: t.source, name: t.name, muted: t.muted,
-      layers: t.layers ?? [], media: null, receiver: null,
+      locked: t.locked ?? false, held: false, layers: t.layers ?? [], media: null, receiver: null,
     };
     peer.tracks.set(track.id, track);
     this.emit('track-published', { peer, track });
@@ -316,8 +398,10 @@ export class Room extends Emitter<RoomEvents> {
 
   private updateTrack(peer: RemotePeer, track: RemoteTrack, t: Track): void {
     track.layers = t.layers ?? [];
-    if (track.muted === t.muted) return;
+    const locked = t.locked ?? false;
+    if (track.muted === t.muted && track.locked === locked) return;
     track.muted = t.muted;
+    track.locked = locked;
     this.emit('track-muted', { peer, track, muted: t.muted });
   }
 
@@ -366,7 +450,13 @@ export class Room extends Emitter<RoomEvents> {
       case 'peer-left': return this.removePeer(m.peer_id, m.reason);
       case 'track-published':
       case 'track-unpublished':
-      case 'track-muted': return this.trackChanged(m.type, m.peer_id, m.track);
+      case 'track-muted': return this.trackChanged(m.type, m.peer_id, m.track, m.type === 'track-muted' ? m.by : undefined);
+      case 'held': return this.held(m.track_ids ?? []);
+      case 'peer-changed': return this.changePeer(this.members.get(m.peer_id), m.name, m.metadata);
+      case 'permissions-changed': return this.permitted(m.peer_id, m.permissions, m.by);
+      case 'room-changed':
+        this.settings = m.settings;
+        return this.emit('settings', { settings: m.settings });
       case 'speakers':
         return this.emit('speakers', { levels: (m.levels ?? []).map((l) => ({ peerId: l.peer_id, level: l.level })) });
       case 'quality': return this.qualityChanged(m.peers ?? []);
@@ -378,8 +468,8 @@ export class Room extends Emitter<RoomEvents> {
     }
   }
 
-  private trackChanged(type: 'track-published' | 'track-unpublished' | 'track-muted', peerId: string, t: Track): void {
-    if (peerId === this.peerId) return this.ownTrack(type, t);
+  private trackChanged(type: 'track-published' | 'track-unpublished' | 'track-muted', peerId: string, t: Track, by?: string): void {
+    if (peerId === this.peerId) return this.ownTrack(type, t, by);
     const peer = this.members.get(peerId);
     if (!peer) return;
     if (type === 'track-unpublished') return this.removeTrack(peer, t.track_id);
@@ -387,11 +477,21 @@ export class Room extends Emitter<RoomEvents> {
     this.matchDowns(this.downs);
   }
 
-  private ownTrack(type: string, t: Track): void {
+  private ownTrack(type: string, t: Track, by?: string): void {
+    if (type === 'track-muted' && by) {
+      const publication = [...this.ours].find((o) => o.id === t.track_id);
+      if (publication) this.emit('moderated', { publication, muted: t.muted, locked: t.locked ?? false, by });
+      return;
+    }
+    if (type === 'track-unpublished') {
+      for (const o of this.ours) if (o.id === t.track_id) o.id = null;
+      return;
+    }
     if (type !== 'track-published' || t.mid === undefined) return;
     const p = this.link?.publication(t.mid);
     if (!p) return;
     p.id = t.track_id;
+    if (t.locked) return this.emit('moderated', { publication: p, muted: t.muted, locked: true, by: '' });
     if (p.muted !== t.muted) this.session.send({ type: 'mute', track_id: p.id, muted: p.muted });
   }
 
@@ -449,7 +549,7 @@ export class Room extends Emitter<RoomEvents> {
       if (this.lostPeers.has(peer.id)) continue;
       for (const t of peer.tracks.values()) {
         // A still screen sends next to nothing.
-        if (t.media && !t.muted && t.source !== 'screen' && !this.paused.has(t.id)) return 'media';
+        if (t.media && !t.muted && t.source !== 'screen' && !this.paused.has(t.id) && !t.held) return 'media';
       }
     }
     for (const p of this.ours) if (!p.muted) return 'reports';

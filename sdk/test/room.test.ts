@@ -516,3 +516,59 @@ test('a listener that throws does not keep the others from hearing', async (t) =
   assert.equal(thrown.length, 1);
   room.leave();
 });
+
+test('moderation: what is asked goes out, and what an admin did is told', async (t) => {
+  setUp(t);
+  const { room } = await enter({ peers: [peer('bob', track('cam'))] });
+  const socket = FakeSocket.last;
+  room.kick({ userId: 'user-bob' }, 'spam');
+  room.mute('cam', true, true);
+  room.permit('bob', { ...permissions, publish: false });
+  room.configure({ locked: true });
+  room.update({ metadata: { hand: true } });
+  room.lastN(2);
+  assert.deepEqual(socket.sent.slice(-6), [
+    { type: 'kick', user_id: 'user-bob', reason: 'spam' },
+    { type: 'mute', track_id: 'cam', muted: true, locked: true },
+    { type: 'permit', peer_id: 'bob', permissions: { ...permissions, publish: false } },
+    { type: 'set-room', locked: true },
+    { type: 'set-peer', metadata: { hand: true } },
+    { type: 'last-n', videos: 2 },
+  ]);
+  const told: string[] = [];
+  room.on('track-muted', ({ track: x }) => told.push(`muted ${x.muted} ${x.locked}`));
+  room.on('track-held', ({ held }) => told.push(`held ${held}`));
+  room.on('peer-changed', ({ peer: p }) => told.push(`${p.name} ${JSON.stringify(p.metadata)}`));
+  room.on('permissions', ({ permissions: p }) => told.push(`publish ${p.publish}`));
+  room.on('settings', ({ settings }) => told.push(`locked ${settings.locked}`));
+  room.on('moderated', ({ muted, locked, by }) => told.push(`ours ${muted} ${locked} ${by}`));
+  socket.say({ type: 'track-muted', peer_id: 'bob', track: track('cam', 'video', { muted: true, locked: true }), by: 'me' });
+  socket.say({ type: 'held', track_ids: ['cam'] });
+  socket.say({ type: 'held', track_ids: null });
+  socket.say({ type: 'peer-changed', peer_id: 'bob', name: 'Robert', metadata: 1 });
+  socket.say({ type: 'permissions-changed', peer_id: 'me', permissions: { ...permissions, publish: false }, by: 'api' });
+  socket.say({ type: 'room-changed', settings: { locked: true, max_participants: 0 }, by: 'api' });
+  socket.say({ type: 'track-published', peer_id: 'me', track: track('mine', 'video', { mid: '1', muted: true, locked: true }) });
+  assert.deepEqual(told, ['muted true true', 'held true', 'held false', 'Robert 1', 'publish false', 'locked true', 'ours true true ']);
+  assert.equal(socket.sent.at(-1)!.type, 'last-n', 'a locked track is not unmuted against the admin');
+  assert.equal(room.permissions.publish, false);
+  assert.equal(room.settings.locked, true);
+
+  const dialled = FakeSocket.all.length;
+  socket.say({ type: 'kicked', reason: 'spam' });
+  socket.drop(4410);
+  await advance(60_000, 100);
+  assert.equal(FakeSocket.all.length, dialled, 'nobody comes back from a kick');
+  assert.equal(room.state, 'closed');
+});
+
+test('a room that is joined anew is told again how many videos are wanted', async (t) => {
+  setUp(t);
+  const { room } = await enter();
+  room.lastN(3);
+  FakeSocket.last.drop(4503);
+  await advance(2000, 20);
+  FakeSocket.last.say(joined([], { peer_id: 'me2' }));
+  assert.deepEqual(FakeSocket.last.find('last-n'), { type: 'last-n', videos: 3 });
+  room.leave();
+});
