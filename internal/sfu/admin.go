@@ -377,7 +377,7 @@ func (p *peer) letPublish(may bool) {
 }
 
 // bar goes on reading a track that may not be published, for the day that it may.
-func (p *peer) bar(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
+func (p *peer) bar(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) {
 	b := &barred{receiver: r}
 	p.barred[t] = b
 	p.reading[t] = ""
@@ -387,22 +387,22 @@ func (p *peer) bar(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
 			delete(p.reading, t)
 			delete(p.barred, t)
 			if b.lifted {
-				p.readAgain(t, r)
+				p.readAgain(t, r, rep)
 			}
 		})
 	})
 }
 
 // readAgain goes on with a track whose reader was woken because the peer's rights have changed.
-func (p *peer) readAgain(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
+func (p *peer) readAgain(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) {
 	if p.stopped || r.RTPTransceiver() == nil {
 		return
 	}
 	t.SetReadDeadline(time.Time{}) //nolint:errcheck // a stream that is gone says so to who reads it
 	if p.rights.Publish {
-		p.publish(t, r)
+		p.take(t, r, rep)
 	} else {
-		p.bar(t, r)
+		p.bar(t, r, rep)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
+
+	"orama.network/orama/internal/sfu/rewrite"
 )
 
 // slotState is where a down track stands in its peer's negotiation.
@@ -43,13 +45,22 @@ type down struct {
 	pt      uint8 // of codec at this subscriber
 	ptRED   uint8 // 0: the subscriber takes no RED
 	levelID uint8 // 0: the subscriber takes no audio level
-	munger  munger
 	hdr     rtp.Header
+	head    [8]byte // of the payload, rewritten
+	payload []byte  // its memory is used again
+
+	out    rewrite.Stream
+	filter rewrite.Filter
+	from   *layer // whose packets are sent; nil: none yet
+	asked  *layer // a keyframe of it was asked for, to switch to it
+	broken bool   // packets were left out, as in a pause: it goes on with a keyframe
+	lim    limits
+	lastAt time.Time // when a packet was sent last
 }
 
 // newDown makes a section's track for u. It is not sending yet.
 func newDown(u *up, m *metrics) *down {
-	d := &down{kind: u.kind, codec: u.codec, metrics: m}
+	d := &down{kind: u.kind, codec: u.codec, metrics: m, payload: make([]byte, 0, maxPacket)}
 	d.assign(u)
 	return d
 }
@@ -65,7 +76,8 @@ func (d *down) assign(u *up) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.up, d.stream, d.track, d.paused = u, string(u.owner), string(u.id), false
-	d.munger.switchTo()
+	d.from, d.asked, d.broken = nil, nil, false
+	d.lim = limits{spatial: -1, temporal: -1}
 }
 
 // release ends what d sends, and gives what it was.
@@ -90,33 +102,136 @@ func (d *down) pause(paused bool) {
 	d.paused = paused
 }
 
-// forward sends p on. It is called by the reader of p.up, and drops what is not for now.
+// prefer bounds what is sent by what the subscriber shows: width in pixels, and frames a second; 0 does not bound.
+func (d *down) prefer(width, fps int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lim.width, d.lim.fps = width, fps
+}
+
+// target bounds what is sent to a spatial layer, which is an encoding of simulcast or a layer of SVC, and a temporal one, both from 0;
+// negative does not bound. Safe for any goroutine.
+func (d *down) target(spatial, temporal int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lim.spatial, d.lim.temporal = spatial, temporal
+}
+
+// forward sends p on. It is called by the readers of p.up, and drops what is not for now.
 func (d *down) forward(p *packet) {
+	if ask := d.pass(p); ask != nil {
+		ask.askKeyframe()
+	}
+}
+
+// pass does that under the lock, and gives an encoding to ask for a keyframe of.
+func (d *down) pass(p *packet) (ask *layer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.up != p.up || d.writer == nil {
-		return
+		return nil
 	}
 	if d.paused || p.up.silenced.Load() {
-		d.munger.skip()
-		return
+		d.broken = true
+		return nil
+	}
+	marker := p.hdr.Marker
+	if d.kind == webrtc.RTPCodecTypeVideo {
+		var ok bool
+		if marker, ask, ok = d.choose(p); !ok {
+			return ask
+		}
+	} else if d.from != p.layer || d.broken || d.lastAt.IsZero() {
+		d.switchTo(p)
 	}
 	payload, pt := p.payload, d.pt
 	if p.red {
 		if pt = d.ptRED; pt == 0 {
 			var ok bool
 			if payload, ok = redPrimary(p.payload); !ok {
-				return
+				return ask
 			}
 			pt = d.pt
 		}
 	}
-	seq, ts, ok := d.munger.next(p.hdr.SequenceNumber, p.hdr.Timestamp, d.codec.ClockRate, p.at)
+	d.send(p, payload, pt, marker)
+	return ask
+}
+
+// choose decides whether a video packet is sent, and switches encodings where a decoder can begin.
+func (d *down) choose(p *packet) (marker bool, ask *layer, ok bool) {
+	layers := *d.up.layers.Load()
+	if len(layers) == 0 {
+		return false, nil, false
+	}
+	c := d.up.choose(layers, d.lim, p.at)
+	want := layers[c.encoding]
+	d.filter.Want(c.spatial, c.temporal)
+	alone := d.from == nil && len(layers) == 1 // its decoder is new, and waits for a keyframe itself
+	switch {
+	case p.layer == want && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
+		d.switchTo(p)
+	case p.layer == d.from && !d.broken:
+	default:
+		return false, d.wish(want), false
+	}
+	if d.from != want || d.filter.NeedsKey() {
+		ask = d.wish(want)
+	}
+	pass, marker := d.filter.Pass(&p.info, p.hdr.Marker)
+	if d.from == want && !d.filter.NeedsKey() {
+		d.asked = nil // what was wished for is here; the next wish is a new one
+	}
+	if !pass {
+		d.out.Leave(d.up.read, p.hdr.SequenceNumber, &p.info)
+	}
+	return marker, ask, pass
+}
+
+// wish gives l once: its requests are repeated by themselves.
+func (d *down) wish(l *layer) *layer {
+	if d.asked == l {
+		return nil
+	}
+	d.asked = l
+	return l
+}
+
+// switchTo makes p the next packet of what is sent, wherever it comes from.
+func (d *down) switchTo(p *packet) {
+	clock := d.codec.ClockRate
+	ts := d.out.LastTimestamp() + uint32(max(p.at.Sub(d.lastAt), time.Millisecond).Milliseconds())*clock/1000 + 1
+	switch {
+	case d.from == nil:
+	case d.from == p.layer:
+		ts = p.hdr.Timestamp + d.out.Offset() // its clock went on
+	default: // by the publisher's clock, if it has told it of both and that is near what the arrival says
+		a, b := d.from.reports.get(), p.layer.reports.get()
+		if !a.at.IsZero() && !b.at.IsZero() {
+			if exact := align(a, b, p.hdr.Timestamp, clock) + d.out.Offset(); max(int32(exact-ts), int32(ts-exact)) < int32(clock) {
+				ts = exact
+			}
+		}
+	}
+	d.out.Switch(ts)
+	d.filter.Reset()
+	d.from, d.asked, d.broken = p.layer, nil, false
+}
+
+// send numbers a packet and hands it on.
+func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
+	n, ok := d.out.Next(d.up.read, p.hdr.SequenceNumber, p.hdr.Timestamp, &p.info)
 	if !ok {
 		return
 	}
+	if p.info.HasPID() { // other subscribers are sent the same bytes: this one's head is a copy
+		head := p.info.Apply(n, payload, d.head[:])
+		d.payload = append(append(d.payload[:0], d.head[:head]...), payload[head:]...)
+		payload = d.payload
+	}
+	d.lastAt = p.at
 	d.hdr = rtp.Header{
-		Version: 2, Marker: p.hdr.Marker, PayloadType: pt, SequenceNumber: seq, Timestamp: ts, SSRC: d.ssrc,
+		Version: 2, Marker: marker, PayloadType: pt, SequenceNumber: n.Seq, Timestamp: n.TS, SSRC: d.ssrc,
 		Extensions: d.hdr.Extensions[:0],
 	}
 	if d.levelID != 0 && p.level != nil {
@@ -125,6 +240,23 @@ func (d *down) forward(p *packet) {
 	if _, err := d.writer.WriteRTP(&d.hdr, payload); err == nil {
 		d.metrics.packetsOut.Add(1)
 	}
+}
+
+// reportTime gives the publisher's time (RFC 5905, 32.32) and where the section's RTP clock stands at it, for sender reports: sound and
+// picture of one publisher are told by one clock. It is false until the publisher has told its time.
+func (d *down) reportTime(now time.Time) (ntp uint64, rtp uint32, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.from == nil || !d.out.Begun() {
+		return 0, 0, false
+	}
+	sr := d.from.reports.get()
+	if sr.at.IsZero() {
+		return 0, 0, false
+	}
+	span := now.Sub(sr.at)
+	passed := int64(span/time.Second)<<32 + int64(span%time.Second)<<32/int64(time.Second)
+	return sr.ntp + uint64(passed), sr.rtp + uint32(ticks(passed, d.codec.ClockRate)) + d.out.Offset(), true
 }
 
 // Bind is pion's: the section is negotiated.
@@ -202,12 +334,17 @@ func (d *down) readRTCP(sender *webrtc.RTPSender) {
 	}
 }
 
+// askKeyframe asks for a keyframe of what is sent here, or would be.
 func (d *down) askKeyframe() {
 	d.mu.Lock()
-	u := d.up
+	u, l := d.up, d.from
 	d.mu.Unlock()
-	if u != nil {
+	switch {
+	case u == nil:
+	case l == nil || d.kind != webrtc.RTPCodecTypeVideo:
 		u.askKeyframe()
+	default:
+		l.askKeyframe()
 	}
 }
 

@@ -85,7 +85,13 @@ func oneTrack(m *sdp.MediaDescription) error {
 			sources[ssrc] = true
 		}
 	}
-	if len(sources) > 1 {
+	rids := 0 // the encodings of simulcast have a source each, and some clients name them
+	for _, a := range m.Attributes {
+		if a.Key == "rid" && strings.HasSuffix(a.Value, " send") {
+			rids++
+		}
+	}
+	if len(sources) > max(1, min(rids, maxLayers)) {
 		return badSDP("several tracks in one section")
 	}
 	return nil

@@ -1,11 +1,6 @@
 package sfu
 
-import (
-	"strings"
-	"time"
-
-	"github.com/pion/webrtc/v4"
-)
+import "time"
 
 const (
 	// keyframeEvery is the least time between two keyframe requests to one publisher. A keyframe
@@ -66,68 +61,3 @@ func (k *keyframes) callAt(now time.Time, wait time.Duration) time.Duration {
 
 // seen notes that a keyframe has begun: everybody who asked before gets it.
 func (k *keyframes) seen() { k.open, k.tries = false, 0 }
-
-// keyframeStart reports whether an RTP payload begins a picture that a decoder can start with. A
-// payload that it cannot read is none.
-func keyframeStart(mime string, b []byte) bool {
-	switch {
-	case strings.EqualFold(mime, webrtc.MimeTypeVP8):
-		return vp8Keyframe(b)
-	case strings.EqualFold(mime, webrtc.MimeTypeVP9):
-		// RFC 9628 section 4.2: I P L F B E V Z. Not predicted, and the beginning of a frame.
-		return len(b) > 0 && b[0]&0x40 == 0 && b[0]&0x08 != 0
-	case strings.EqualFold(mime, webrtc.MimeTypeH264):
-		return h264Keyframe(b)
-	case strings.EqualFold(mime, webrtc.MimeTypeAV1):
-		// AV1 RTP section 4.4: Z Y W W N. N begins a coded video sequence.
-		return len(b) > 0 && b[0]&0x08 != 0
-	}
-	return false
-}
-
-// vp8Keyframe reads the payload descriptor (RFC 7741 section 4.2) and the frame header behind it.
-func vp8Keyframe(b []byte) bool {
-	if len(b) < 2 || b[0]&0x1f&^0x08 != 0x10 { // S = 1 and PID = 0: the start of the first partition
-		return false
-	}
-	at := 1
-	if b[0]&0x80 != 0 { // X
-		x := b[1]
-		at = 2
-		if x&0x80 != 0 { // I: a picture id of 7 or 15 bits
-			if at >= len(b) {
-				return false
-			}
-			at += 1 + int(b[at]>>7)
-		}
-		if x&0x40 != 0 { // L
-			at++
-		}
-		if x&0x30 != 0 { // T or K
-			at++
-		}
-	}
-	return at < len(b) && b[at]&1 == 0 // P = 0 (RFC 6386 section 9.1)
-}
-
-// h264Keyframe looks for an IDR slice or a sequence parameter set (RFC 6184 section 5.2).
-func h264Keyframe(b []byte) bool {
-	const idr, sps, stapA, fuA = 5, 7, 24, 28
-	if len(b) < 2 {
-		return false
-	}
-	switch t := b[0] & 0x1f; t {
-	case idr, sps:
-		return true
-	case fuA:
-		return b[1]&0x80 != 0 && b[1]&0x1f == idr
-	case stapA:
-		for b = b[1:]; len(b) > 2; {
-			if t := b[2] & 0x1f; t == idr || t == sps {
-				return true
-			}
-			b = b[min(len(b), 2+(int(b[0])<<8|int(b[1]))):]
-		}
-	}
-	return false
-}

@@ -91,6 +91,6 @@ func (p *peer) holdBack(w *want, held bool) {
 	}
 	w.down.pause(w.paused || w.held)
 	if resumed {
-		w.up.askKeyframe()
+		w.down.askKeyframe()
 	}
 }

@@ -153,6 +153,7 @@ func wired(t testing.TB, subscribers int) (*up, *packet) {
 	t.Helper()
 	u := &up{id: "t", owner: "p", kind: webrtc.RTPCodecTypeAudio, codec: opus, metrics: newMetrics()}
 	u.subs.Store(&[]*down{})
+	u.layers.Store(&[]*layer{})
 	for range subscribers {
 		d := newDown(u, u.metrics)
 		d.writer, d.pt, d.levelID = &nowhere{}, 111, 3

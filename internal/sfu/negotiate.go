@@ -160,6 +160,7 @@ func (p *peer) assign() error {
 		}
 		d.state = slotActive
 		d.pause(w.paused || w.held)
+		d.prefer(w.width, w.fps)
 		w.down = d // attached to its track by settle
 	}
 	return nil
@@ -416,7 +417,7 @@ func (p *peer) begin(d *down) {
 		return
 	}
 	if u.attach(d) && p.pc.ConnectionState() == webrtc.PeerConnectionStateConnected {
-		u.askKeyframe()
+		d.askKeyframe()
 	}
 }
 

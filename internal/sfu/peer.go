@@ -30,6 +30,8 @@ type want struct {
 	held   bool  // by the client's last-n
 
 	priority int // the client's
+	width    int // the most pixels across that the client shows; 0: any
+	fps      int // the most frames a second; 0: any
 }
 
 // peer is one participant: its PeerConnection, its socket while it has one, what it sends and
@@ -339,7 +341,7 @@ func (p *peer) pathChanged() {
 func (p *peer) refreshPictures() {
 	for _, w := range p.wants {
 		if w.down != nil && !w.paused && w.down.state == slotActive {
-			w.up.askKeyframe()
+			w.down.askKeyframe()
 		}
 	}
 }

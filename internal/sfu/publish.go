@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"slices"
 	"time"
 
 	"github.com/pion/rtcp"
@@ -12,21 +13,29 @@ import (
 
 // trackArrived is the first packet of a track that the client sends.
 func (p *peer) trackArrived(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
-	p.readers.Go(func() { readReceiverRTCP(r, t.RID()) })
+	rep := &reports{}
+	p.readers.Go(func() { readReceiverRTCP(r, t.RID(), func(b []byte) { rep.take(uint32(t.SSRC()), b, time.Now()) }) })
+	p.take(t, r, rep)
+}
+
+// take publishes what arrived, or adds it to the track that it is another encoding of.
+func (p *peer) take(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) {
+	if u := p.upOf(r, t.Codec()); t.RID() != "" && u != nil {
+		if !p.addLayer(u, t, r, rep) {
+			p.drain(t)
+		}
+		return
+	}
 	if why, code := p.mayPublish(t, r); code != "" {
 		p.refuse(code, why)
 		if code == signal.CodeForbidden && t.RID() == "" {
-			p.bar(t, r)
+			p.bar(t, r, rep)
 		} else {
 			p.drain(t)
 		}
 		return
 	}
-	if t.RID() != "" && p.upOf(r) != nil { // another layer of a track that is forwarded already
-		p.drain(t)
-		return
-	}
-	p.publish(t, r)
+	p.publish(t, r, rep)
 }
 
 func (p *peer) drain(t *webrtc.TrackRemote) {
@@ -70,48 +79,71 @@ func drain(t *webrtc.TrackRemote) {
 	}
 }
 
-func (p *peer) upOf(r *webrtc.RTPReceiver) *up {
+// upOf finds the living track of a section that has a codec.
+func (p *peer) upOf(r *webrtc.RTPReceiver, c webrtc.RTPCodecParameters) *up {
 	tr := r.RTPTransceiver()
 	if tr == nil {
 		return nil
 	}
 	for _, u := range p.ups {
-		if u.mid == tr.Mid() {
+		if u.mid == tr.Mid() && u.sameCodec(c) && !u.over() {
 			return u
 		}
 	}
 	return nil
 }
 
-// publish starts a track's reader and tells the room.
-func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) {
+// publish makes a track of its first encoding and tells the room.
+func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) {
 	u := newUp(orama.TrackID(newID("t_")), p.id, t, r, p.srv.metrics)
 	u.sendRTCP = func(packets []rtcp.Packet) error { return p.pc.WriteRTCP(packets) }
 	info := p.describe(u)
+	for _, other := range r.Tracks() {
+		if other.RID() != "" && len(info.Layers) < maxLayers {
+			info.Layers = append(info.Layers, signal.Layer{RID: other.RID()})
+		}
+	}
 	u.muted.Store(info.Muted)
 	p.ups[u.id] = u
 	p.room.inbox.post(func() { p.room.publish(p, u, info) })
-	p.reading[t] = u.mid
-	p.readers.Go(func() {
-		why := u.read()
-		u.end()
-		p.post(func() { p.upEnded(u, why, r) })
-	})
+	p.addLayer(u, t, r, rep)
 }
 
-// upEnded takes a track back; one whose codec changed is published anew, because its
+// addLayer starts the reader of an encoding.
+func (p *peer) addLayer(u *up, t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) bool {
+	order := slices.IndexFunc(r.Tracks(), func(other *webrtc.TrackRemote) bool { return other.RID() == t.RID() })
+	l := u.add(t, order, rep)
+	if l == nil {
+		return false
+	}
+	p.reading[t] = u.mid
+	p.readers.Go(func() {
+		why := l.run()
+		last := u.remove(l)
+		if last {
+			u.end()
+		}
+		p.post(func() { p.layerEnded(u, l, last, why, r) })
+	})
+	return true
+}
+
+// layerEnded takes a track back with its last encoding; one whose codec changed is published anew, because its
 // subscribers have to negotiate that.
-func (p *peer) upEnded(u *up, why endOfUp, r *webrtc.RTPReceiver) {
-	delete(p.ups, u.id)
-	delete(p.reading, u.track)
-	p.room.inbox.post(func() { p.room.unpublish(u) })
+func (p *peer) layerEnded(u *up, l *layer, last bool, why endOfUp, r *webrtc.RTPReceiver) {
+	delete(p.reading, l.track)
+	taken := p.taken[u]
+	if last {
+		delete(p.ups, u.id)
+		delete(p.taken, u)
+		p.room.inbox.post(func() { p.room.unpublish(u) })
+	}
 	switch {
 	case p.stopped:
-	case p.taken[u]:
-		delete(p.taken, u)
-		p.readAgain(u.track, r)
+	case taken:
+		p.readAgain(l.track, r, l.reports)
 	case why == endCodec:
-		p.publish(u.track, r)
+		p.take(l.track, r, l.reports)
 	}
 }
 

@@ -110,7 +110,7 @@ func (q *meter) update(o opinion) bool {
 	return true
 }
 
-// gaps counts an up track's packets as its reader sees them: a packet that comes long after its place was sent again, and was lost.
+// gaps counts the packets of an up track's encoding as its reader sees them: a packet that comes long after its place was sent again, and was lost.
 // The reader calls note; anybody may call take.
 type gaps struct {
 	begun   bool   // the reader's, like highest
@@ -190,8 +190,10 @@ type leg struct {
 func (p *peer) upLeg() leg {
 	var expected, received uint32
 	for _, u := range p.ups {
-		e, r := u.gaps.take()
-		expected, received = expected+e, received+r
+		for _, l := range *u.layers.Load() {
+			e, r := l.gaps.take()
+			expected, received = expected+e, received+r
+		}
 	}
 	if expected < fewPackets {
 		return leg{loss: -1}

@@ -71,7 +71,7 @@ func (p *peer) unsubscribe(id orama.TrackID) {
 	p.drop(id)
 }
 
-// prefer stops and resumes a track; with one layer there is nothing else to choose.
+// prefer stops and resumes a track, and chooses among its layers.
 func (p *peer) prefer(m *signal.Prefer) {
 	i := slices.IndexFunc(p.wants, func(w *want) bool { return w.up.id == m.TrackID })
 	if i < 0 {
@@ -80,13 +80,14 @@ func (p *peer) prefer(m *signal.Prefer) {
 	}
 	w := p.wants[i]
 	resumed := w.paused && !m.Paused && !w.held
-	w.paused, w.priority = m.Paused, m.Priority
+	w.paused, w.priority, w.width, w.fps = m.Paused, m.Priority, m.MaxWidth, m.MaxFPS
 	p.choose()
 	if w.down == nil {
 		return
 	}
 	w.down.pause(w.paused || w.held)
+	w.down.prefer(w.width, w.fps)
 	if resumed && !w.held {
-		w.up.askKeyframe()
+		w.down.askKeyframe()
 	}
 }

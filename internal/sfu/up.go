@@ -14,6 +14,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/sfu/rewrite"
 )
 
 // maxPacket is the largest RTP packet taken, in bytes: what fits an Ethernet frame.
@@ -27,18 +28,20 @@ type packet struct {
 	payload []byte
 	level   []byte // the audio level extension's byte; nil without one
 	red     bool   // the payload is RED (RFC 2198)
+	layer   *layer
+	info    rewrite.Info
 	at      time.Time
 }
 
-// up is a published track: one reader goroutine, which writes each packet to every subscriber in
-// turn. It takes no lock that another room or peer could hold.
+// up is a published track: of one to three encodings, each with a reader goroutine that writes each
+// packet to every subscriber in turn. It takes no lock that another room or peer could hold.
 type up struct {
 	id    orama.TrackID
 	owner orama.PeerID
 	kind  webrtc.RTPCodecType
 	codec webrtc.RTPCodecCapability // of audio always Opus: RED is a wrapping of it
 	mid   string
-	track *webrtc.TrackRemote
+	read  rewrite.Codec
 	// levelID is the header extension id of the audio level in this publisher's packets; 0: none.
 	levelID uint8
 	// sendRTCP reaches the publisher.
@@ -49,14 +52,11 @@ type up struct {
 	muted   atomic.Bool
 	// silenced: an admin has muted it, and nothing of it is forwarded.
 	silenced atomic.Bool
-	gaps     gaps
-	waited   atomic.Bool             // a keyframe was asked for and has not come
-	subs     atomic.Pointer[[]*down] // replaced whole, under mu; the reader only loads it
+	subs     atomic.Pointer[[]*down]  // replaced whole, under mu; the readers only load it
+	layers   atomic.Pointer[[]*layer] // replaced whole, under mu; in the order of their quality
 
 	mu    sync.Mutex
-	keys  keyframes   // guarded by mu
-	timer *time.Timer // guarded by mu; runs until keys.at
-	ended bool        // guarded by mu
+	ended bool // guarded by mu
 }
 
 // endOfUp says why a reader stopped.
@@ -67,13 +67,14 @@ const (
 	endCodec                // the publisher changed to a codec that subscribers must negotiate anew
 )
 
-// read forwards until the track ends.
-func (u *up) read() endOfUp {
+// run forwards until the encoding ends.
+func (l *layer) run() endOfUp {
+	u := l.up
 	buf := make([]byte, maxPacket)
-	p := packet{up: u}
+	p := packet{up: u, layer: l}
 	pt, known := uint8(0), false
 	for {
-		n, _, err := u.track.Read(buf)
+		n, _, err := l.track.Read(buf)
 		switch {
 		case errors.Is(err, webrtc.ErrCodecNotFound), errors.Is(err, io.ErrShortBuffer):
 			continue // a packet of a codec never agreed upon, or a giant: not a reason to end
@@ -86,17 +87,34 @@ func (u *up) read() endOfUp {
 		}
 		if !known || p.hdr.PayloadType != pt {
 			pt, known = p.hdr.PayloadType, true
-			if p.red = isRED(u.track.Codec()); !p.red && !strings.EqualFold(u.track.Codec().MimeType, u.codec.MimeType) {
+			if p.red = isRED(l.track.Codec()); !u.sameCodec(l.track.Codec()) {
 				return endCodec
 			}
 		}
 		u.note(p.level)
-		u.gaps.note(p.hdr.SequenceNumber)
-		u.look(&p)
+		l.gaps.note(p.hdr.SequenceNumber)
+		if u.kind == webrtc.RTPCodecTypeVideo && !p.look() {
+			continue
+		}
 		for _, d := range *u.subs.Load() {
 			d.forward(&p)
 		}
 	}
+}
+
+// look reads what the payload says of itself, and has its layer note it. A packet without payload is padding of the publisher's and a
+// number of its own: it is passed, so that it leaves no gap.
+func (p *packet) look() bool {
+	p.info = rewrite.Info{}
+	if len(p.payload) > 0 {
+		var ok bool
+		if p.info, ok = rewrite.Read(p.up.read, p.payload); !ok {
+			return false
+		}
+	}
+	p.layer.count(p)
+	p.layer.look(p)
+	return true
 }
 
 func isRED(c webrtc.RTPCodecParameters) bool { return strings.EqualFold(c.MimeType, mimeRED) }
@@ -146,19 +164,21 @@ func (u *up) level() float64 {
 	return loudness(uint8(128 - loud))
 }
 
-// readReceiverRTCP keeps the publisher's reports flowing through the interceptors.
-func readReceiverRTCP(r *webrtc.RTPReceiver, rid string) {
+// readReceiverRTCP reads the publisher's reports, which drives the interceptors.
+func readReceiverRTCP(r *webrtc.RTPReceiver, rid string, got func([]byte)) {
 	buf := make([]byte, maxPacket)
 	for {
+		var n int
 		var err error
 		if rid == "" {
-			_, _, err = r.Read(buf)
+			n, _, err = r.Read(buf)
 		} else {
-			_, _, err = r.ReadSimulcast(buf, rid)
+			n, _, err = r.ReadSimulcast(buf, rid)
 		}
 		if err != nil {
 			return
 		}
+		got(buf[:n])
 	}
 }
 
@@ -182,77 +202,37 @@ func (u *up) detach(d *down) {
 	u.subs.Store(&next)
 }
 
-// askKeyframe asks the publisher for a keyframe, now or as soon as keyframeEvery allows, and
-// again until one comes. Safe for any goroutine.
+// askKeyframe asks for a keyframe of every encoding that somebody may be sent. Safe for any goroutine.
 func (u *up) askKeyframe() {
 	if u.kind != webrtc.RTPCodecTypeVideo {
 		return
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.ended {
-		return
-	}
-	u.waited.Store(true)
-	send, after := u.keys.ask(time.Now())
-	if !send {
-		u.metrics.pliCoalesced.Add(1)
-	}
-	u.followLocked(send, after)
-}
-
-func (u *up) keyframeDue() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if !u.ended {
-		u.followLocked(u.keys.due(time.Now()))
+	for _, l := range *u.layers.Load() {
+		l.askKeyframe()
 	}
 }
 
-// followLocked does what keys has said.
-func (u *up) followLocked(send bool, after time.Duration) {
-	if send {
-		u.sendPLI()
-	}
-	if after > 0 {
-		if u.timer != nil {
-			u.timer.Stop()
-		}
-		u.timer = time.AfterFunc(after, u.keyframeDue)
-	}
-}
-
-// look notices the keyframe that somebody waits for.
-func (u *up) look(p *packet) {
-	if !u.waited.Load() || !keyframeStart(u.codec.MimeType, p.payload) {
-		return
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.waited.Store(false)
-	u.keys.seen()
-}
-
-func (u *up) sendPLI() {
-	u.metrics.pliSent.Add(1)
-	pli := &rtcp.PictureLossIndication{MediaSSRC: uint32(u.track.SSRC())}
-	u.sendRTCP([]rtcp.Packet{pli}) //nolint:errcheck // the publisher is going; its reader will say so
-}
-
-// end lets go of the subscribers and of the timer.
+// end lets go of the subscribers and of the encodings.
 func (u *up) end() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.ended = true
-	if u.timer != nil {
-		u.timer.Stop()
+	for _, l := range *u.layers.Load() {
+		l.end()
 	}
 	u.subs.Store(&[]*down{})
 }
 
-// newUp describes a remote track. Its reader is not started yet.
+// over reports whether the track has ended.
+func (u *up) over() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ended
+}
+
+// newUp describes a remote track. It has no encoding yet.
 func newUp(id orama.TrackID, owner orama.PeerID, track *webrtc.TrackRemote, r *webrtc.RTPReceiver, m *metrics) *up {
-	u := &up{id: id, owner: owner, kind: track.Kind(), track: track, mid: r.RTPTransceiver().Mid(), metrics: m}
+	u := &up{id: id, owner: owner, kind: track.Kind(), mid: r.RTPTransceiver().Mid(), metrics: m}
 	params := r.GetParameters()
 	u.codec = track.Codec().RTPCodecCapability
 	if u.kind == webrtc.RTPCodecTypeAudio && isRED(track.Codec()) {
@@ -267,6 +247,8 @@ func newUp(id orama.TrackID, owner orama.PeerID, track *webrtc.TrackRemote, r *w
 			u.levelID = uint8(e.ID)
 		}
 	}
+	u.read = codecOf(u)
 	u.subs.Store(&[]*down{})
+	u.layers.Store(&[]*layer{})
 	return u
 }
