@@ -35,7 +35,7 @@ var layers = []struct {
 	{"mechanism", []string{"internal/store", "internal/cache", "internal/machine", "internal/mesh", "internal/enroll", "internal/firewall", "internal/supervisor", "internal/dns",
 		"internal/cert", "internal/turn", "internal/sfu", "internal/probe", "web"}},
 	{"policy", []string{"internal/gateway", "internal/operator", "internal/node"}},
-	{"assembly", []string{"internal/role", "internal/cli", "cmd/orama"}},
+	{"assembly", []string{"internal/role", "internal/load", "internal/cli", "cmd/orama"}},
 }
 
 // apart are the packages that stand beside the table, with all of this module that they may import.
