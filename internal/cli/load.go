@@ -46,14 +46,15 @@ send nothing. Progress is shown until the table; Ctrl-C ends the run early, with
 
 The cluster is the one on this machine, or that of --env; --namespace may be left out when only one
 namespace has WebRTC. Or name a gateway by --url, with an owner key or a token that is good for any room.
-One token is one user, who may join 30 times at once and then twice a second.
+One token is one user, who may join 30 times at once and then twice a second. TLS needs the relays' names
+in DNS, which those of 'orama up' are not: use udp or tcp there.
 
 latency   from handing a frame to the SDK until all of it was read at the other end: relay, SFU, relay
 lost      gaps in the packet numbers that no retransmission filled
 freezes   as the W3C defines freezeCount, by frames that are whole; nothing is decoded
 join      from before the socket is opened until the first packet of media
 
-"This machine would carry" goes by CPU alone, in a straight line, until 80 % of it are used. With the
+What the machine would carry goes by CPU alone, in a straight line, until 80 % of it are used. With the
 cluster on this machine the load and the servers share it, and what the servers would carry without the
 load is told too. When the load itself is short of CPU the table says so: its figures are not the servers'.`,
 		Example: `  orama load
@@ -230,12 +231,16 @@ func (a *app) loadProgress() func(load.Progress) {
 		return nil
 	}
 	size, drawn := a.terminal()
+	width := size[0] - 1
+	if width <= 0 {
+		width = 79 // a terminal that does not say
+	}
 	var last time.Time
 	phase := ""
 	return func(p load.Progress) {
 		switch {
 		case drawn:
-			fmt.Fprintf(a.out, "\r\x1b[K%s", fit(progressText(p), max(size[0]-1, 20), 0))
+			fmt.Fprintf(a.out, "\r\x1b[K%s", fit(progressText(p), width, 0))
 			if p.Phase == "leaving" {
 				fmt.Fprint(a.out, "\r\x1b[K")
 			}
@@ -289,15 +294,16 @@ func (a *app) showLoad(r load.Report) error {
 		a.say("calls       %d recoveries, %d people lost for good", r.Recoveries, r.Dropped)
 	}
 	m := r.Machine
-	a.say("this machine  %d CPUs, %s used: the load %s, Orama's servers %s", m.CPUs, percent(m.Used), percent(m.Load), percent(m.Servers))
+	a.say("machine     %d CPUs, %s used: the load %s, Orama's servers %s, the rest %s", m.CPUs, percent(m.Used), percent(m.Load), percent(m.Servers),
+		percent(max(m.Used-m.Load-m.Servers, 0)))
 	if m.More != nil {
-		a.say("              would carry %d more subscribers like these beside the load, by CPU", *m.More)
+		a.say("            by CPU it would carry %d more subscribers like these beside the load", *m.More)
 	}
 	if m.Apart != nil {
-		a.say("              would carry %d in all if the load were elsewhere, by CPU", *m.Apart)
+		a.say("            by CPU it would carry %d in all if the load were elsewhere", *m.Apart)
 	}
 	if m.Short {
-		a.say("\n! The load itself was short of CPU (frames left up to %s late): these figures tell of this machine, not of the servers.", milli(m.LateMS))
+		a.say("\n! The load itself was short of CPU (frames left %s late, p99): these figures tell of this machine and not of the servers.", milli(m.LateMS))
 	}
 	for _, f := range r.Failures {
 		a.say("! %d people: %s", f.People, printable(f.Reason))

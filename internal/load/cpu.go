@@ -110,6 +110,9 @@ func room(cpus int, before, during usage, subscribers int) (more, apart int) {
 		return more, apart
 	}
 	others := min(before.machine, during.machine)
+	if others >= full { // other work has the machine: what is divided here would be noise
+		return more, apart
+	}
 	if cost := during.machine - others; cost >= unmeasurable {
 		more = max(int((full-during.machine)/cost*float64(subscribers)), 0)
 	}

@@ -131,6 +131,7 @@ func TestHeadroom(t *testing.T) {
 		"half used":         {usage{}, usage{machine: 0.8, servers: 0.4}, 10, 10, 40},
 		"others work too":   {usage{machine: 0.4}, usage{machine: 0.8, servers: 0.2}, 10, 20, 60},
 		"full":              {usage{}, usage{machine: 1.9, servers: 1}, 10, 0, 16},
+		"no room for any":   {usage{machine: 1.7}, usage{machine: 2, servers: 1}, 10, -1, -1},
 		"nobody":            {usage{}, usage{machine: 1, servers: 1}, 0, -1, -1},
 		"too little to say": {usage{machine: 0.5}, usage{machine: 0.51}, 10, -1, -1},
 	} {
