@@ -97,6 +97,33 @@ func TestOutboxAllocatesNothing(t *testing.T) {
 	}))
 }
 
+// Media alone waits for others: what is rare goes at once, and so does everything where nothing gathers.
+func TestPathSendsMediaThroughTheOutbox(t *testing.T) {
+	o := &outbox{}
+	o.lanes = []*lane{{box: o, wake: make(chan struct{}, 1), full: make(chan struct{}, 1)}}
+	straight := 0
+	mux := newPathMux(oneWire{pathWire: &pathWire{out: func([]byte, netip.AddrPort) { straight++ }}})
+	relay, stranger := netip.MustParseAddrPort("10.0.0.1:5000"), netip.MustParseAddrPort("10.0.0.9:5000")
+	mux.out, mux.allowed = o, func(to netip.AddrPort) bool { return to == relay }
+	conn, err := mux.GetConn("ours", nil)
+	require.NoError(t, err)
+	p := conn.(*path)
+	for _, b := range [][]byte{{0x00, 0x01}, {22, 254}, {0x81, 200}, {0x81, 206}} { // STUN, DTLS, a report, a keyframe request
+		_, err := p.WriteToAddrPort(b, relay)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 4, straight)
+	for _, b := range [][]byte{{0x80, 96}, {0x90, 96 | 0x80}, {0x80, 111}} {
+		_, err := p.WriteToAddrPort(b, relay)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 4, straight)
+	require.Len(t, o.lanes[0].waiting, 3)
+	_, err = p.WriteToAddrPort([]byte{0x80, 96}, stranger)
+	require.ErrorIs(t, err, errNotRelay)
+	require.Len(t, o.lanes[0].waiting, 3)
+}
+
 func TestOutboxEnds(t *testing.T) {
 	o, err := newOutbox(loopback(t))
 	require.NoError(t, err)

@@ -94,6 +94,9 @@ type path struct {
 // isSTUN tells the protocols on the socket apart by the first byte (RFC 7983).
 func isSTUN(b []byte) bool { return len(b) > 0 && b[0] < 4 }
 
+// isRTP tells media from what is rare and must not wait for others: reports, keyframe requests, DTLS (RFC 7983, RFC 5761 section 4).
+func isRTP(b []byte) bool { return len(b) > 1 && b[0]>>6 == 2 && (b[1] < 192 || b[1] > 223) }
+
 // isSuccess reports a Binding success response, which pion sends to who knows the password, and to nobody else.
 func isSuccess(b []byte) bool { return len(b) > 1 && b[0] == 0x01 && b[1] == 0x01 }
 
@@ -129,7 +132,7 @@ func (p *path) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if at := p.media.Load(); at != nil {
 		to = *at
 	}
-	if p.out == nil || len(b) > maxPacket {
+	if p.out == nil || !isRTP(b) || len(b) > maxPacket {
 		return p.direct.WriteToAddrPort(b, to)
 	}
 	if !p.allowed(to) {
