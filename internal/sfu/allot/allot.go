@@ -194,12 +194,12 @@ func (a *Allocator) remember(now time.Time, tracks []Track, choices []Choice) {
 	}
 }
 
-// Wanted is what all tracks would take at their best, bits a second.
+// Wanted is what must be free for all tracks to be sent at their best, bits a second.
 func Wanted(tracks []Track) int {
 	sum := 0
 	for _, t := range tracks {
 		if n := len(t.Layers); n > 0 {
-			sum += t.Layers[n-1].Bitrate
+			sum += t.Layers[n-1].Bitrate * (100 + headroom) / 100
 		}
 	}
 	return sum

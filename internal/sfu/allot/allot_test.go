@@ -176,5 +176,5 @@ func TestForgetsTracks(t *testing.T) {
 	a.Decide(start, 0, []Track{{ID: "a", Layers: threeUp}, {ID: "b", Layers: threeUp}})
 	a.Decide(start, 0, []Track{{ID: "b", Layers: threeUp}})
 	require.Len(t, a.tracks, 1)
-	require.Equal(t, 1_540_000, Wanted([]Track{{ID: "a", Layers: opus}, {ID: "b", Layers: threeUp}}))
+	require.Equal(t, 1_724_800, Wanted([]Track{{ID: "a", Layers: opus}, {ID: "b", Layers: threeUp}}))
 }

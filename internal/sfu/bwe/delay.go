@@ -42,6 +42,56 @@ func (r *rate) bps() float64 {
 	return float64(r.sum) * 8 / (float64(slots) * slotLength.Seconds())
 }
 
+// busy measures how fast a path takes packets away that wait for one another: its capacity, however little is sent.
+type busy struct {
+	bytes, span float64 // of packets that waited, and the time they took; seconds
+	last        time.Duration
+	waited      time.Duration // when one was last seen to have waited
+	way, jitter time.Duration // one way of the packet before; how much it varies without a queue (RFC 3550 section 6.4.1)
+}
+
+const (
+	busyKept  = 0.15 // seconds of waiting that are averaged over
+	busyLeast = 0.04 // seconds that say something
+	busyStale = 500 * time.Millisecond
+	busyKnown = 10 * time.Second // a capacity seen longer ago says nothing
+)
+
+// add takes an arrival. A packet waited if it left before the one before it had got through; base is the way without a queue.
+func (b *busy) add(sent, at time.Duration, size int, base time.Duration) {
+	gap, waited := at-b.last, b.last-base > sent+time.Millisecond+3*b.jitter
+	if way := at - sent; !waited {
+		d := way - b.way
+		b.way, b.jitter = way, b.jitter+(max(min(d, 20*time.Millisecond), -d, 0)-b.jitter)/16
+	}
+	if gap < 0 {
+		return // overtaken
+	}
+	if gap > busyStale || at-b.waited > busyKnown {
+		b.bytes, b.span = 0, 0
+	}
+	if waited && gap <= busyStale {
+		b.waited = at
+		b.bytes += float64(size)
+		b.span += gap.Seconds()
+		if b.span > busyKept {
+			b.bytes, b.span = b.bytes/2, b.span/2
+		}
+	}
+	b.last = at
+}
+
+// idle reports whether no packet has waited for a second.
+func (b *busy) idle() bool { return b.last-b.waited > time.Second }
+
+// bps is what was seen, or 0.
+func (b *busy) bps() float64 {
+	if b.span < busyLeast {
+		return 0
+	}
+	return b.bytes * 8 / b.span
+}
+
 // minimum is the smallest of the values of the last baseWindow, to half of it.
 type minimum struct {
 	value, old, new time.Duration

@@ -13,7 +13,7 @@ const (
 	sentKept     = 1 << 13                // packets remembered until feedback: 8 s at 1000 a second
 	rateWindow   = 400 * time.Millisecond // of arrivals, for what the path delivers
 	baseWindow   = 20 * time.Second       // a longer way after a change of relay is taken as new after this
-	queueFloor   = 15 * time.Millisecond  // a queue shorter than this is jitter
+	queueFloor   = 25 * time.Millisecond  // a queue shorter than this is jitter, or one large picture
 	queueStands  = 80 * time.Millisecond  // a queue longer than this must shrink even if it does not grow
 	standsFor    = 800 * time.Millisecond
 	silentAfter  = time.Second // without feedback the estimate decays
@@ -34,7 +34,8 @@ type sent struct {
 	at    time.Time
 	size  int
 	probe int
-	used  bool
+	used  bool // nothing more is to be learnt of it once false
+	lost  bool // it was told missing, which may be taken back
 }
 
 // Estimator is one path's. Its methods want one caller at a time, and times that do not run back.
@@ -49,6 +50,7 @@ type Estimator struct {
 	reported int64 // highest sequence number that feedback spoke of
 
 	arrivals rate
+	full     busy
 	groups   grouping
 	trend    trendline
 	base     minimum
@@ -138,12 +140,7 @@ func (e *Estimator) Feedback(now time.Time, acks []Ack) {
 			}
 			e.reported = n
 		}
-		p.used = false
-		if p.probe != 0 {
-			e.probes.acked(p.probe, p.size, a)
-		} else {
-			e.loss.count(a.Received)
-		}
+		e.outcome(p, a)
 		if !a.Received {
 			continue
 		}
@@ -151,9 +148,7 @@ func (e *Estimator) Feedback(now time.Time, acks []Ack) {
 		if p.at.After(newest) {
 			newest = p.at
 		}
-		if e.delay(now, p, a.Arrival) {
-			overuse = true
-		}
+		overuse = e.delay(now, p, a.Arrival, overuse)
 	}
 	if !newest.IsZero() {
 		e.smoothRTT(now.Sub(newest))
@@ -161,12 +156,34 @@ func (e *Estimator) Feedback(now time.Time, acks []Ack) {
 	e.adjust(now, overuse)
 }
 
+// outcome counts what became of a packet. One that was told missing and comes after all was overtaken, not lost.
+func (e *Estimator) outcome(p *sent, a Ack) {
+	again := p.lost
+	p.used, p.lost = !a.Received, !a.Received
+	switch {
+	case again && !a.Received:
+	case p.probe != 0:
+		if again {
+			e.probes.lost--
+		}
+		e.probes.acked(p.probe, p.size, a)
+	case again:
+		e.loss.found()
+	case p.at.After(e.dropped): // what was lost before is answered already
+		e.loss.count(a.Received)
+	}
+}
+
 // credit counts packets as arrived of which no feedback spoke: a message was lost, not they.
 func (e *Estimator) credit(n int64, arrival time.Duration) {
 	for m := max(e.reported+1, n-sentKept+1); m < n; m++ {
 		if p := &e.history[m&(sentKept-1)]; p.used && p.seq == m {
+			e.full.last = arrival // what waited is not known
 			e.arrivals.add(arrival, p.size)
 			p.used = false
+			if p.probe != 0 {
+				e.probes.unknown(p.probe)
+			}
 		}
 	}
 }
@@ -176,15 +193,19 @@ func (e *Estimator) smoothRTT(sample time.Duration) {
 	e.rtt += (sample - e.rtt) / 8
 }
 
-// delay feeds one arrival to the delay detector, and reports whether the queue is growing.
-func (e *Estimator) delay(now time.Time, p *sent, arrival time.Duration) bool {
+// delay feeds one arrival to the delay detector, and reports whether the queue is growing; was is what it said before: a large
+// picture's queue has gone again by the end of the message.
+func (e *Estimator) delay(now time.Time, p *sent, arrival time.Duration, was bool) bool {
 	oneWay := arrival - time.Duration(p.at.UnixNano())
+	if e.base.begun {
+		e.full.add(time.Duration(p.at.UnixNano()), arrival, p.size, e.base.value)
+	}
 	if e.base.add(now, oneWay) {
 		e.queued = time.Time{}
 	}
 	g, ok := e.groups.add(p.at, arrival)
 	if !ok {
-		return false
+		return was
 	}
 	e.queue = max(oneWay-e.base.value, 0)
 	grows := e.trend.add(g)
@@ -194,7 +215,7 @@ func (e *Estimator) delay(now time.Time, p *sent, arrival time.Duration) bool {
 // adjust is called after each feedback.
 func (e *Estimator) adjust(now time.Time, overuse bool) {
 	delivered := e.arrivals.bps()
-	if result, ok := e.probes.result(now, e.rtt); ok {
+	if result, ok := e.probes.result(now, e.rtt, max(e.loss.inherent, e.loss.recent)); ok {
 		e.probed(now, result)
 	}
 	if now.Before(e.deaf) {
@@ -214,11 +235,19 @@ func (e *Estimator) adjust(now time.Time, overuse bool) {
 			e.stood, overuse = 0, false
 		}
 	}
-	lossy, limit := e.loss.check(now, delivered, e.target)
+	lossy, limit := e.loss.check(now, delivered, e.target, e.full.bps(), e.queue < queueFloor)
 	switch {
 	case overuse:
-		e.decrease(now, delivered*backoff(e.queue), delivered)
+		// A path that is full delivers all it can at every moment, even if little was sent before.
+		full := e.full.bps()
+		if full == 0 { // not for long, if it is so
+			full = max(delivered, e.target)
+		}
+		e.decrease(now, full*backoff(e.queue), full)
 	case lossy:
+		if e.full.idle() && e.loss.recent > 1.5*lossMuch { // no packet waits, and many are dropped
+			e.probes.contradicted(now)
+		}
 		e.decrease(now, limit, delivered)
 	default:
 		e.increase(now, delivered)
@@ -245,14 +274,14 @@ func (e *Estimator) decrease(now time.Time, to, delivered float64) {
 func (e *Estimator) increase(now time.Time, delivered float64) {
 	dt := min(now.Sub(e.grown), time.Second).Seconds()
 	e.grown = now
-	if now.Sub(e.dropped) < 2*e.rtt || e.queue > queueStands || e.loss.holds() {
+	if now.Sub(e.dropped) < 2*e.rtt || e.queue > queueStands || e.loss.rests() {
 		return
 	}
 	g := growFast
 	if e.capacity > 0 && e.target > e.capacity*(1-nearCapacity) && e.target < e.capacity*(1+nearCapacity) {
 		g = growNear
 	}
-	if e.target < 1.5*delivered { // beyond that nothing was tried
+	if e.target < 1.15*delivered { // beyond that nothing was tried
 		e.target *= 1 + g*dt
 	}
 }
@@ -266,6 +295,7 @@ func (e *Estimator) probed(now time.Time, r result) {
 	}
 	if to := r.rate * 0.95; to > e.target && now.Sub(e.dropped) > e.rtt {
 		e.target, e.capacity = to, 0
+		e.probes.raised = now
 		if !r.passed {
 			e.capacity = r.rate
 		}
@@ -275,7 +305,7 @@ func (e *Estimator) probed(now time.Time, r result) {
 // Probe asks for a cluster of packets, padding if there is nothing else, when more is wanted than the
 // path is known to carry. It is asked about every 20 ms, and hands each cluster out once.
 func (e *Estimator) Probe(now time.Time) (Cluster, bool) {
-	if now.Sub(e.heard) > silentAfter/2 || e.queue > 2*queueFloor || e.desired <= e.target*1.05 || e.loss.holds() {
+	if now.Sub(e.heard) > silentAfter/2 || e.queue > queueFloor || e.desired <= e.target*1.05 || e.loss.holds() {
 		return Cluster{}, false
 	}
 	return e.probes.start(now, e.target, e.desired)

@@ -19,6 +19,7 @@ const (
 	lossWindow = 500 * time.Millisecond
 	lossFew    = 20   // packets that say something
 	lossMuch   = 0.10 // draft-ietf-rmcat-gcc
+	lossFull   = 0.02 // where packets are seen to wait, and more is sent than gets through
 )
 
 func (l *lossControl) count(received bool) {
@@ -29,11 +30,21 @@ func (l *lossControl) count(received bool) {
 	}
 }
 
+// rests reports whether more is lost than the path's own, so that the rate had better stay.
+func (l *lossControl) rests() bool { return l.recent > l.inherent*1.5+lossFull*2 }
+
+// found takes a loss back.
+func (l *lossControl) found() {
+	l.got++
+	l.lost = max(l.lost-1, 0)
+}
+
 // holds reports whether there is too much loss, beyond the path's own, to try for more.
 func (l *lossControl) holds() bool { return l.recent > l.inherent*1.5+lossMuch*1.5 }
 
-// check ends a window when it is time, and says whether the rate must fall, and to what.
-func (l *lossControl) check(now time.Time, delivered, target float64) (bool, float64) {
+// check ends a window when it is time, and says whether the rate must fall, and to what. full is what the
+// path was seen to carry when packets waited, or 0; idle: none wait now.
+func (l *lossControl) check(now time.Time, delivered, target, full float64, idle bool) (bool, float64) {
 	n := l.got + l.lost
 	if l.since.IsZero() {
 		l.since = now
@@ -51,7 +62,9 @@ func (l *lossControl) check(now time.Time, delivered, target float64) (bool, flo
 	case sure > l.inherent+lossMuch:
 		l.cut = p
 		return true, min(delivered, target*0.95) / (1 - min(l.inherent, 0.5))
-	case p < l.inherent:
+	case full > 0 && target > 1.1*full && sure > l.inherent+lossFull:
+		return true, full
+	case p < l.inherent || idle && p < 1.5*lossMuch:
 		l.inherent += (p - l.inherent) / 8
 	}
 	l.cut = 0

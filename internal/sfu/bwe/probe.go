@@ -17,6 +17,12 @@ const (
 	probeFirst   = time.Second
 	probeMost    = 3 * time.Second // between two that show nothing new
 	probeFactor  = 2
+
+	// A path that lets bursts pass and then drops (a policer) makes short clusters lie.
+	longTime   = 700 * time.Millisecond
+	longFactor = 1.5
+	longFor    = time.Minute // after a cluster was found to have lied
+	liedWithin = 10 * time.Second
 )
 
 type result struct {
@@ -31,7 +37,10 @@ type prober struct {
 	started  time.Time
 	next     time.Time
 	interval time.Duration
+	raised   time.Time // when the estimate last rose for a cluster
+	long     time.Time // until then clusters are long
 
+	missing          bool      // feedback of a part was lost
 	first, last      time.Time // sent
 	out              int       // packets sent
 	outBytes         int
@@ -47,9 +56,15 @@ func (p *prober) start(now time.Time, target, desired float64) (Cluster, bool) {
 		return Cluster{}, false
 	}
 	id, interval := p.id+1, max(p.interval, probeFirst)
-	r := min(probeFactor*target, max(desired*1.2, target*1.2), Max)
-	c := Cluster{ID: id, Rate: int(r), Bytes: max(int(r/8*probeTime.Seconds()), probePackets*probeSize)}
-	*p = prober{id: id, cluster: c, open: true, started: now, next: now.Add(interval), interval: interval}
+	factor, span := float64(probeFactor), probeTime
+	if now.Before(p.long) {
+		factor, span = longFactor, longTime
+	}
+	r := min(factor*target, max(desired*1.2, target*1.2), Max)
+	c := Cluster{ID: id, Rate: int(r), Bytes: max(int(r/8*span.Seconds()), probePackets*probeSize)}
+	*p = prober{
+		id: id, cluster: c, open: true, started: now, next: now.Add(interval), interval: interval, raised: p.raised, long: p.long,
+	}
 	return c, true
 }
 
@@ -81,23 +96,28 @@ func (p *prober) acked(id, size int, a Ack) {
 	p.gotBytes += size
 }
 
-// result ends a cluster that is complete, or late.
-func (p *prober) result(now time.Time, rtt time.Duration) (result, bool) {
+// result ends a cluster that is complete, or late. loss is what is lost of everything, and no fault of the cluster's.
+func (p *prober) result(now time.Time, rtt time.Duration, loss float64) (result, bool) {
 	if !p.open {
 		return result{}, false
 	}
 	complete := p.outBytes >= p.cluster.Bytes && p.acks+p.lost >= p.out
-	if !complete && now.Sub(p.started) < 2*rtt+400*time.Millisecond {
+	span := time.Duration(float64(p.cluster.Bytes*8) / float64(p.cluster.Rate) * float64(time.Second))
+	if !complete && now.Sub(p.started) < span+2*rtt+400*time.Millisecond {
 		return result{}, false
 	}
 	p.open = false
+	if p.missing {
+		p.next = now.Add(probeFirst / 4) // it said nothing
+		return result{}, false
+	}
 	if p.acks < probePackets-2 || float64(p.acks) < 0.7*float64(p.out) {
 		p.failed(now)
 		return result{}, true
 	}
 	out := float64(p.outBytes-p.firstSize) * 8 / max(p.last.Sub(p.first).Seconds(), 1e-3)
 	in := float64(p.gotBytes-p.arrFirstSize) * 8 / max((p.arrEnd-p.arrFirst).Seconds(), 1e-3)
-	out, in = min(out, float64(p.cluster.Rate)*1.1), in*float64(p.out)/float64(p.acks)
+	out, in = min(out, float64(p.cluster.Rate)*1.1), in/(1-min(loss, 0.3))
 	r := result{rate: min(in, out), passed: in > 0.9*out}
 	if r.passed {
 		p.interval, p.next = probeFirst, now // there may be more yet
@@ -105,6 +125,21 @@ func (p *prober) result(now time.Time, rtt time.Duration) (result, bool) {
 		p.failed(now)
 	}
 	return r, true
+}
+
+// unknown notes that nothing will be heard of a packet.
+func (p *prober) unknown(id int) {
+	if p.open && id == p.id {
+		p.missing = true
+		p.lost++
+	}
+}
+
+// contradicted notes that packets are lost although a cluster had passed.
+func (p *prober) contradicted(now time.Time) {
+	if now.Sub(p.raised) < liedWithin {
+		p.long = now.Add(longFor)
+	}
 }
 
 // failed makes the next probe wait longer.
