@@ -85,7 +85,8 @@ export class Session {
   /** Another session of the same room, with what is known of gateways and tokens; url is the gateway to begin with. */
   another(url: string | null, on: SessionHandlers): Session {
     const base = gatewayOf(url);
-    const first = base ?? this.base();
+    // A page of https: may not call http:.
+    const first = base && (base.startsWith('https:') || !this.base().startsWith('https:')) ? base : this.base();
     const urls = [first, ...this.options.urls.filter((u) => u !== first)];
     const s = new Session({ ...this.options, urls, firstRetry: this.options.retry }, on);
     s.tokenInUse = this.tokenInUse;
