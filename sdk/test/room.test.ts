@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { mock, test, type TestContext } from 'node:test';
 import { join, OramaError, type Room, type RoomState } from '../src/index.js';
-import type { Peer, Track } from '../src/protocol.js';
+import type { Peer, ServerMessage, Track } from '../src/protocol.js';
 import { advance, browser, type FakePage, FakePC, FakeSocket, FakeTrack, sdp, settle } from './fakes.js';
 
 const permissions = { publish: true, subscribe: true, data: true, admin: false };
@@ -353,9 +353,9 @@ const draining = (deadline_ms = 5000) =>
 async function moving(deadline = 5000) {
   const { room, states, camera } = await enter({ peers: [peer('ada', track('t1'))] });
   const old = { socket: FakeSocket.last, pc: FakePC.last };
-  const down = (track_id: string, peer_id: string) => ({
+  const down = (track_id: string, peer_id: string): ServerMessage => ({
     type: 'offer', sdp: sdp(...slots, { mid: '2', kind: 'video', direction: 'sendonly' }), tracks: [{ mid: '2', track_id, peer_id }],
-  }) as const;
+  });
   old.socket.say(down('t1', 'ada'));
   await flow(500);
   const seen: string[] = [];
