@@ -31,7 +31,7 @@ var layers = []struct {
 	packages []string
 }{
 	{"words", []string{""}},
-	{"leaf", []string{"internal/config", "internal/auth", "internal/signal", "internal/fence", "internal/manifest", "internal/plan"}},
+	{"leaf", []string{"internal/config", "internal/auth", "internal/signal", "internal/batch", "internal/fence", "internal/manifest", "internal/plan"}},
 	{"mechanism", []string{"internal/store", "internal/cache", "internal/machine", "internal/mesh", "internal/enroll", "internal/firewall", "internal/supervisor", "internal/dns",
 		"internal/cert", "internal/turn", "internal/sfu", "internal/probe", "web"}},
 	{"policy", []string{"internal/gateway", "internal/operator", "internal/node"}},

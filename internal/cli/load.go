@@ -97,7 +97,8 @@ func (a *app) runLoad(c *cobra.Command, f loadFlags, o load.Options) error {
 		return err
 	}
 	if !a.json {
-		a.say("%d rooms on %s: %d publishers and %d subscribers join.", o.Rooms, strings.Join(o.URLs, " "), o.Rooms*o.Publishers, o.Rooms*o.Subscribers)
+		a.say("%s on %s: %s and %s join.", several(o.Rooms, "room"), strings.Join(o.URLs, " "), several(o.Rooms*o.Publishers, "publisher"),
+			several(o.Rooms*o.Subscribers, "subscriber"))
 	}
 	r, err := load.Run(c.Context(), o, a.loadProgress())
 	if err != nil {
@@ -263,14 +264,22 @@ func progressText(p load.Progress) string {
 	return text
 }
 
+// several is a number of things.
+func several(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // showLoad prints the table.
 func (a *app) showLoad(r load.Report) error {
 	how := ""
 	if r.Interrupted {
 		how = ", stopped early"
 	}
-	a.say("\n%d of %d people joined: %d publishers, %d subscribers in %d rooms. Measured for %s%s.\n", r.Joined, r.Publishers+r.Subscribers, r.Publishers,
-		r.Subscribers, r.Rooms, time.Duration(r.DurationS*float64(time.Second)).Round(100*time.Millisecond), how)
+	a.say("\n%d of %d people joined: %s, %s in %s. Measured for %s%s.\n", r.Joined, r.Publishers+r.Subscribers, several(r.Publishers, "publisher"),
+		several(r.Subscribers, "subscriber"), several(r.Rooms, "room"), time.Duration(r.DurationS*float64(time.Second)).Round(100*time.Millisecond), how)
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tSENT\tRECEIVED\tLOST\tLATENCY p50\tp99\tFREEZES")
 	for _, m := range []struct {

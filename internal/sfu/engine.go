@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
 	"github.com/pion/interceptor"
 	"github.com/pion/interceptor/pkg/nack"
@@ -53,6 +54,8 @@ func newAPI(mux *pathMux, logs logging.LoggerFactory) (*webrtc.API, error) {
 	s.SetICETimeouts(silentAfter, restartWithin, 2*time.Second)
 	s.SetICEBindingRequestHandler(mux.follow)
 	s.SetSCTPMaxMessageSize(signal.MaxDataMessage)
+	// GCM is one pass over a packet where the older profile is two, and 128 bits are ten rounds of AES to 256's fourteen.
+	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AEAD_AES_256_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
 	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(interceptors),
 		webrtc.WithSettingEngine(s)), nil
 }

@@ -37,15 +37,29 @@ func (s sources) contains(a netip.AddrPort) bool {
 // dropped before a single byte of them is parsed, and none is sent to anybody else.
 type guard struct {
 	*net.UDPConn
+	out      *outbox
 	allowed  atomic.Pointer[sources]
 	filtered atomic.Uint64 // packets dropped on their way in
 }
 
-func newGuard(conn *net.UDPConn, relays []plan.RelaySource) *guard {
-	g := &guard{UDPConn: conn}
+func openGuard(conn *net.UDPConn, relays []plan.RelaySource) (*guard, error) {
+	out, err := newOutbox(conn)
+	if err != nil {
+		return nil, err
+	}
+	g := &guard{UDPConn: conn, out: out}
 	g.allow(relays)
-	return g
+	return g, nil
 }
+
+// Close ends the senders and the socket.
+func (g *guard) Close() error {
+	g.out.stop()
+	return g.UDPConn.Close()
+}
+
+// mayReach reports whether something may be sent to an address.
+func (g *guard) mayReach(to netip.AddrPort) bool { return g.allowed.Load().contains(to) }
 
 // allow replaces the set of relays; packets under way are judged by either set.
 func (g *guard) allow(relays []plan.RelaySource) {
@@ -75,7 +89,7 @@ func (g *guard) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // WriteToAddrPort is how pion's mux writes.
 func (g *guard) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
-	if !g.allowed.Load().contains(to) {
+	if !g.mayReach(to) {
 		return 0, errNotRelay
 	}
 	return g.UDPConn.WriteToUDPAddrPort(b, to)

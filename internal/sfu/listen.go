@@ -46,7 +46,11 @@ func listen(spec plan.SFUSpec) (*listeners, error) {
 	// Less than asked for is no reason not to serve.
 	udp.SetReadBuffer(mediaBuffer)  //nolint:errcheck // see above
 	udp.SetWriteBuffer(mediaBuffer) //nolint:errcheck // see above
-	return &listeners{tcp: meshOnly{tcp, spec.MeshCIDR}, guard: newGuard(udp, spec.Relays)}, nil
+	g, err := openGuard(udp, spec.Relays)
+	if err != nil {
+		return nil, errors.Join(unavailable("the media port cannot be used", err), tcp.Close(), udp.Close())
+	}
+	return &listeners{tcp: meshOnly{tcp, spec.MeshCIDR}, guard: g}, nil
 }
 
 // meshOnly hangs up on whoever is not on the mesh before a byte is exchanged. On a host the mesh
@@ -81,6 +85,7 @@ func unavailable(message string, err error) error {
 // openMux starts reading the media socket.
 func (l *listeners) openMux(logs logging.LoggerFactory) *pathMux {
 	m := newPathMux(webrtc.NewICEUDPMux(logs.NewLogger("mux"), l.guard))
+	m.out, m.allowed = l.guard.out, l.guard.mayReach
 	l.mux = m
 	return m
 }

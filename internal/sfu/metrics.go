@@ -11,6 +11,7 @@ type Counters struct {
 	PacketsIn         uint64 `json:"packets_in"`         // RTP packets read from publishers
 	PacketsOut        uint64 `json:"packets_out"`        // RTP packets written to subscribers, without retransmissions
 	PacketsFiltered   uint64 `json:"packets_filtered"`   // datagrams dropped because no relay sent them
+	PacketsUnsent     uint64 `json:"packets_unsent"`     // datagrams to peers that found no room to wait, or that the kernel did not take
 	CandidatesRemoved uint64 `json:"candidates_removed"` // candidates of clients that were not of type relay
 	PLISent           uint64 `json:"pli_sent"`           // keyframe requests sent to publishers
 	PLICoalesced      uint64 `json:"pli_coalesced"`      // keyframe requests that became part of another
@@ -37,9 +38,9 @@ func newMetrics() *metrics {
 	})}
 }
 
-func (m *metrics) counters(filtered uint64) Counters {
+func (m *metrics) counters(filtered, unsent uint64) Counters {
 	return Counters{
-		PacketsIn: m.packetsIn.Load(), PacketsOut: m.packetsOut.Load(), PacketsFiltered: filtered,
+		PacketsIn: m.packetsIn.Load(), PacketsOut: m.packetsOut.Load(), PacketsFiltered: filtered, PacketsUnsent: unsent,
 		CandidatesRemoved: m.candidatesRemoved.Load(), PLISent: m.pliSent.Load(), PLICoalesced: m.pliCoalesced.Load(),
 		DataDropped: m.dataDropped.Load(), Joins: m.joins.Load(), Resumes: m.resumes.Load(), SocketsSlow: m.socketsSlow.Load(),
 	}
@@ -66,6 +67,7 @@ func (s *Server) register(reg prometheus.Registerer) {
 		counter("packets_in_total", "RTP packets read from publishers.", func(c Counters) uint64 { return c.PacketsIn }),
 		counter("packets_out_total", "RTP packets written to subscribers.", func(c Counters) uint64 { return c.PacketsOut }),
 		counter("packets_filtered_total", "Datagrams dropped because no relay sent them.", func(c Counters) uint64 { return c.PacketsFiltered }),
+		counter("packets_unsent_total", "Datagrams to peers that found no room to wait, or that the kernel did not take.", func(c Counters) uint64 { return c.PacketsUnsent }),
 		counter("candidates_removed_total", "Client candidates that were not of type relay.", func(c Counters) uint64 { return c.CandidatesRemoved }),
 		counter("pli_sent_total", "Keyframe requests sent to publishers.", func(c Counters) uint64 { return c.PLISent }),
 		counter("pli_coalesced_total", "Keyframe requests joined with another.", func(c Counters) uint64 { return c.PLICoalesced }),

@@ -21,6 +21,8 @@ const maxChecked = 32
 // gone wrong the two directions go through two relays, and when one dies, the half that lives hides it.
 type pathMux struct {
 	ice.UDPMux
+	out     *outbox                   // nil: what is sent goes straight to the socket
+	allowed func(netip.AddrPort) bool // whom out may send to
 
 	mu    sync.Mutex
 	paths map[string]*path // guarded by mu; by our ufrag
@@ -39,6 +41,9 @@ func (m *pathMux) GetConn(ufrag string, addr net.Addr) (net.PacketConn, error) {
 		return conn, nil // never with our guard; without it nothing is followed
 	}
 	p := &path{PacketConn: conn, direct: direct, checked: map[netip.AddrPort]struct{}{}}
+	if m.out != nil {
+		p.out, p.allowed = m.out.outlet(), m.allowed
+	}
 	p.gone = func() { m.forget(ufrag, p) }
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -76,9 +81,11 @@ func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, _ *ice.Cand
 // path is one ICE agent's share of the socket.
 type path struct {
 	net.PacketConn
-	direct ice.AddrPortReaderWriter
-	gone   func()
-	media  atomic.Pointer[netip.AddrPort] // where the newest packet beside STUN came from; nil: none did
+	direct  ice.AddrPortReaderWriter
+	out     *outlet                   // nil: straight
+	allowed func(netip.AddrPort) bool // whom out may send to
+	gone    func()
+	media   atomic.Pointer[netip.AddrPort] // where the newest packet beside STUN came from; nil: none did
 
 	mu      sync.Mutex
 	checked map[netip.AddrPort]struct{} // guarded by mu: whose checks had the right password
@@ -86,6 +93,9 @@ type path struct {
 
 // isSTUN tells the protocols on the socket apart by the first byte (RFC 7983).
 func isSTUN(b []byte) bool { return len(b) > 0 && b[0] < 4 }
+
+// isRTP tells media from what is rare and must not wait for others: reports, keyframe requests, DTLS (RFC 7983, RFC 5761 section 4).
+func isRTP(b []byte) bool { return len(b) > 1 && b[0]>>6 == 2 && (b[1] < 192 || b[1] > 223) }
 
 // isSuccess reports a Binding success response, which pion sends to who knows the password, and to nobody else.
 func isSuccess(b []byte) bool { return len(b) > 1 && b[0] == 0x01 && b[1] == 0x01 }
@@ -122,7 +132,14 @@ func (p *path) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if at := p.media.Load(); at != nil {
 		to = *at
 	}
-	return p.direct.WriteToAddrPort(b, to)
+	if p.out == nil || !isRTP(b) || len(b) > maxPacket {
+		return p.direct.WriteToAddrPort(b, to)
+	}
+	if !p.allowed(to) {
+		return 0, errNotRelay
+	}
+	p.out.put(b, to) // lost where there is no room
+	return len(b), nil
 }
 
 // answered notes whose check was right.

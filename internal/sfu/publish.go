@@ -74,9 +74,16 @@ func drain(t *webrtc.TrackRemote) {
 	buf := make([]byte, maxPacket)
 	for {
 		if _, _, err := t.Read(buf); err != nil {
+			release(t)
 			return
 		}
 	}
+}
+
+// release lets go whoever else reads a stream that has ended for us: pion's own prober of packets that came before the answer waits
+// on it for ever when our reader took the notice of the end.
+func release(t *webrtc.TrackRemote) {
+	t.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // a stream that is gone holds nobody
 }
 
 // upOf finds the living track of a section that has a codec.
@@ -119,6 +126,9 @@ func (p *peer) addLayer(u *up, t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep
 	p.reading[t] = u.mid
 	p.readers.Go(func() {
 		why := l.run()
+		if why == endGone {
+			release(l.track)
+		}
 		last := u.remove(l)
 		if last {
 			u.end()

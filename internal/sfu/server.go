@@ -213,11 +213,11 @@ func (s *Server) Status() Status {
 }
 
 func (s *Server) counters() Counters {
-	var filtered uint64
+	var filtered, unsent uint64
 	if l := s.listeners(); l != nil {
-		filtered = l.guard.filtered.Load()
+		filtered, unsent = l.guard.filtered.Load(), l.guard.out.lost.Load()
 	}
-	return s.metrics.counters(filtered)
+	return s.metrics.counters(filtered, unsent)
 }
 
 func (s *Server) roomCount() int {

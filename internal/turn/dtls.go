@@ -11,7 +11,7 @@ import (
 	"github.com/pion/dtls/v3"
 	"github.com/pion/transport/v4/packetio"
 
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 )
 
 // dtlsDemux gives each DTLS client on one UDP socket a connection of its own. The library's

@@ -8,7 +8,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 	"orama.network/orama/internal/turn/wire"
 )
 

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"orama.network/orama"
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 )
 
 // Estate is what a process leaves to the one that takes its place.

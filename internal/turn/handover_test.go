@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 )
 
 // successor is a second server for the spec of the first, as another process would be.

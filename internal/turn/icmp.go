@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 	"orama.network/orama/internal/turn/wire"
 )
 

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"orama.network/orama"
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 )
 
 // How a client reaches the server, in Status, logs and metrics.

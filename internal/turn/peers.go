@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"orama.network/orama/internal/batch"
 	"orama.network/orama/internal/fence"
-	"orama.network/orama/internal/turn/batch"
 )
 
 const (

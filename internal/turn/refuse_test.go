@@ -12,7 +12,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 )
 
 func TestRefusedAllocates(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/batch"
 	"orama.network/orama/internal/plan"
-	"orama.network/orama/internal/turn/batch"
 	"orama.network/orama/internal/turn/wire"
 )
 

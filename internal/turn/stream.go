@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 	"orama.network/orama/internal/turn/wire"
 )
 

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/batch"
 	"orama.network/orama/internal/fence"
 	"orama.network/orama/internal/plan"
-	"orama.network/orama/internal/turn/batch"
 )
 
 // tenant is one namespace on this server, under one secret: a changed secret is a new tenant.

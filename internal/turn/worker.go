@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"sync"
 
-	"orama.network/orama/internal/turn/batch"
+	"orama.network/orama/internal/batch"
 	"orama.network/orama/internal/turn/wire"
 )
 
