@@ -707,7 +707,7 @@ export class Room extends Emitter<RoomEvents> {
 
   // The socket of the place that counts is gone. A new place that has let us in counts from now on.
   private lost(): void {
-    if (this.move?.session.joined && this.move.link) {
+    if (this.move?.joined && this.move.link) {
       const old = this.session;
       this.change();
       old.leave();
@@ -715,7 +715,9 @@ export class Room extends Emitter<RoomEvents> {
     this.refresh();
   }
 
+  // A new place that has let us in is as good as a new join, and there already.
   private rejoin(url: string | null = null): void {
+    if (this.move?.joined && this.move.link) return this.change();
     this.dropMove();
     this.session.rejoin(url);
   }
@@ -765,7 +767,7 @@ export class Room extends Emitter<RoomEvents> {
         this.moved();
         this.refresh();
       },
-      quiet: () => session.doubt(),
+      quiet: () => this.link === link && session.doubt(),
       expected: () => (this.link === link ? this.expected() : this.move?.downs.length ? 'media' : 'nothing'),
       failed: (error) => this.emit('error', { error }),
     });

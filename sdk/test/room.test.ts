@@ -469,16 +469,18 @@ test('at the deadline the new place is taken, whoever is not there', async (t) =
   room.leave();
 });
 
-test('an old place that ends too early is left for the new one', async (t) => {
+for (const cut of [false, true]) test(`an old place that ends too early is left for the new one${cut ? ', though its socket is lost just then' : ''}`, async (t) => {
   setUp(t);
   const { room, old, now } = await moving();
   now.socket.say(joined([{ ...peer('ada2', track('t2')), user_id: 'user-ada', moving_from: 'ada' }], { peer_id: 'me2' }));
   now.socket.say({ type: 'turn-credentials', ...turn() });
   await settle();
+  if (cut) now.socket.drop(1006);
   old.socket.drop(4503);
   await advance(500);
   assert.deepEqual([[...room.peers.keys()], room.peerId], [['ada2'], 'me2']);
-  assert.equal(FakeSocket.last, now.socket, 'the socket that is there is enough');
+  if (cut) assert.equal(FakeSocket.last.find('join')!.resume, 'token', 'resumed there');
+  else assert.equal(FakeSocket.last, now.socket, 'the socket that is there is enough');
   room.leave();
 });
 
