@@ -49,7 +49,7 @@ type (
 	Speakers struct{ Levels []Level }
 	// Quality gives the state of the peers' connections.
 	Quality struct{ Peers []PeerQuality }
-	// Draining tells that the SFU asked to move; the Room does so by itself.
+	// Draining tells that the SFU asked to move; the Room does so by itself, leaving before it joins anew: media pauses meanwhile.
 	Draining struct {
 		Reason   string
 		Deadline time.Duration

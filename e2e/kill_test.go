@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,6 +139,7 @@ func TestKill(t *testing.T) {
 	m.enter(firefox, "cleo")
 	m.allMeet(20 * time.Second)
 	t.Run("agent", func(t *testing.T) { killAgent(t, c, m) })
+	t.Run("drain", func(t *testing.T) { drainSFU(t, c, m) })
 	t.Run("sfu", func(t *testing.T) { killSFU(t, c, m) })
 	t.Run("turn", func(t *testing.T) { killTURN(t, c, m) })
 }
@@ -177,6 +179,43 @@ func killAgent(t testing.TB, c *cluster, m *meeting) {
 	c.allReady(t, c.Namespace, "", "", killed)
 	m.people[0].until(10*time.Second, "long enough watched to see a late consequence", "__probe.gaps().watched > 4000")
 	m.gaps(time.Second)
+	m.chat()
+}
+
+// The SFU that has the room is asked to end, as an upgrade does it: everybody is at its new place before they leave the
+// old one, nobody is missed meanwhile, and it ends as soon as they have gone.
+func drainSFU(t testing.TB, c *cluster, m *meeting) {
+	m.in(t)
+	node := c.owner(t, m.room)
+	require.NotEmpty(t, node)
+	m.watch()
+	pid := c.pid(t, "sfu", node)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGTERM))
+	asked := time.Now()
+	for _, p := range m.people {
+		there := p.until(15*time.Second, "everybody is seen at the new place",
+			"__probe.gaps().lag < 500 && __probe.freshSince(args[0], args[1])", float64(at(asked)), len(m.people)-1)
+		t.Logf("%s sees everybody at the new place after %s", p.user, ms(there.since(at(asked))))
+	}
+	took := eventually(t, 15*time.Second, func() string {
+		if alive(pid) {
+			return "the SFU is still there"
+		}
+		return ""
+	})
+	t.Logf("the SFU has ended %s after that", ms(took))
+	require.NotEqual(t, node, c.owner(t, m.room), "the room did not move")
+	for _, p := range m.people {
+		p.until(10*time.Second, "long enough watched to see a late consequence", "__probe.gaps().watched > 4000")
+		var wrong []any
+		p.eval(&wrong, "return participant.events.filter((e) => e.at > args[0] && (e.state || e.reason !== 'moved'))", float64(at(asked)))
+		if len(wrong) > 0 && held(t, time.Second, asked) == time.Second {
+			t.Errorf("%s: the application saw of the move: %v", p.user, wrong)
+		}
+	}
+	m.gaps(500 * time.Millisecond)
+	c.allReady(t, c.Namespace, node, "sfu", asked)
+	m.allMeet(5 * time.Second)
 	m.chat()
 }
 

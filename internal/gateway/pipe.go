@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -17,7 +18,7 @@ import (
 //	client ──▶ pump up ──▶ SFU      each pump reports how its reader ended; the first report
 //	client ◀── pump down ◀─ SFU     decides how the other side is ended
 //
-// Frames are whole and unread. A slow reader stalls its pump and, by TCP, the writer behind it:
+// Frames are whole and, but for server-draining, unread. A slow reader stalls its pump and, by TCP, the writer behind it:
 // nothing queues here but one frame each way.
 type pipe struct {
 	client  *socket
@@ -27,6 +28,7 @@ type pipe struct {
 	first   []byte // a frame that was read before the SFU was known
 
 	moved  chan struct{} // closed by the sweep: the room is not there any more
+	spared atomic.Int64  // until then, in ns since 1970, the sweep leaves the pipe to its SFU, which said that it ends it
 	absent int           // sweeps in a row that found no record of the room; used by the sweep only
 }
 
@@ -52,8 +54,8 @@ func (g *Gateway) run(p *pipe) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ends := make(chan ending, 4) // one per goroutine, so that none waits
 	var wg sync.WaitGroup
-	wg.Go(func() { ends <- clientEnd(g.pump(ctx, p.client, p.sfu, p.first)) })
-	wg.Go(func() { ends <- sfuEnd(g.pump(ctx, p.sfu, p.client, nil)) })
+	wg.Go(func() { ends <- clientEnd(g.pump(ctx, p.client, p.sfu, p.first, nil)) })
+	wg.Go(func() { ends <- sfuEnd(g.pump(ctx, p.sfu, p.client, nil, p)) })
 	wg.Go(func() {
 		keepAlive(ctx, p.client, g.timing.pingEvery, g.timing.pongWithin)
 		ends <- ending{}
@@ -83,9 +85,9 @@ func (p *pipe) finish(e ending, within time.Duration) {
 	wg.Wait()
 }
 
-// pump moves frames until reading fails, and says how. When writing fails it reads on and throws away: the
+// pump moves frames until reading fails, and says how; those of an SFU as rewrite gives them for the pipe down. When writing fails it reads on and throws away: the
 // reader of the other connection knows better why that one ended, for example by a close frame.
-func (g *Gateway) pump(ctx context.Context, from, to *socket, first []byte) error {
+func (g *Gateway) pump(ctx context.Context, from, to *socket, first []byte, down *pipe) error {
 	if first != nil && g.write(ctx, to, websocket.MessageText, first) != nil {
 		return discard(ctx, from)
 	}
@@ -93,6 +95,9 @@ func (g *Gateway) pump(ctx context.Context, from, to *socket, first []byte) erro
 		kind, frame, err := readFrame(ctx, from, signal.MaxFrame)
 		if err != nil {
 			return err
+		}
+		if down != nil {
+			frame = g.rewrite(ctx, down, frame)
 		}
 		if g.write(ctx, to, kind, frame) != nil {
 			return discard(ctx, from)

@@ -50,17 +50,19 @@ func (g *Gateway) sweep(ctx context.Context) {
 			owner[r.ID] = process{ns, r.Node, r.Boot}
 		}
 		for _, p := range pipes {
-			p.compare(owner)
+			p.compare(owner, g.now())
 		}
 	}
 }
 
 // compare cuts the pipe off if its room is elsewhere. Called by the sweep only.
-func (p *pipe) compare(owner map[orama.RoomID]process) {
+func (p *pipe) compare(owner map[orama.RoomID]process, at time.Time) {
 	now, ok := owner[p.room]
 	switch {
 	case ok && now == p.process:
 		p.absent = 0
+		return
+	case at.UnixNano() < p.spared.Load():
 		return
 	case !ok:
 		if p.absent++; p.absent < maxAbsent {

@@ -26,7 +26,7 @@ import (
 // How long a unit of a child-process cluster may drain. SFUs end first, so that their peers
 // hear of it through relays that still work.
 const (
-	sfuDrain  = 2 * time.Second
+	sfuDrain  = 12 * time.Second // long enough to join elsewhere before leaving here; it ends when all have gone
 	turnDrain = time.Second
 	// killAfter is how much longer than its drain a unit may take to be gone.
 	killAfter = 3 * time.Second

@@ -72,3 +72,21 @@ func TestAPeerWithoutASocketIsNotKeptInAMovedRoom(t *testing.T) {
 	require.True(t, w.srv.MoveRoom("daily", "elsewhere", 0))
 	require.Eventually(t, func() bool { return w.room("daily").count.Load() == 0 }, patience, 5*time.Millisecond)
 }
+
+// Who moves here is shown to the others with the peer that it was, at once and to those who come later.
+func TestAPeerThatMovesSaysFromWhere(t *testing.T) {
+	w := newWorld(t)
+	alice := w.dial()
+	alice.send(&signal.Join{})
+	await[*signal.Joined](alice)
+	bob := w.dial()
+	bob.send(&signal.Join{MovingFrom: "p_old"})
+	await[*signal.Joined](bob)
+	require.EqualValues(t, "p_old", await[*signal.PeerJoined](alice).Peer.MovingFrom)
+	carol := w.dial()
+	carol.send(&signal.Join{})
+	m := await[*signal.Joined](carol)
+	require.Len(t, m.Peers, 2)
+	require.Empty(t, m.Peers[0].MovingFrom)
+	require.EqualValues(t, "p_old", m.Peers[1].MovingFrom)
+}

@@ -49,8 +49,10 @@ type peer struct {
 	// The room's loop alone touches these.
 	name     string
 	metadata json.RawMessage
-	granted  signal.Permissions
-	changes  allowance
+
+	movingFrom orama.PeerID // what its join said
+	granted    signal.Permissions
+	changes    allowance
 
 	rights     signal.Permissions
 	sock       *socket // nil while lost
@@ -94,7 +96,7 @@ func rightsOf(t auth.Ticket) signal.Permissions {
 func newPeer(r *room, q joinRequest, rights signal.Permissions) *peer {
 	id := orama.PeerID(newID("p_"))
 	return &peer{
-		id: id, user: q.ticket.User, name: q.join.Name, metadata: q.join.Metadata, ticket: rightsOf(q.ticket), rights: rights, granted: rights,
+		id: id, user: q.ticket.User, name: q.join.Name, metadata: q.join.Metadata, movingFrom: q.join.MovingFrom, ticket: rightsOf(q.ticket), rights: rights, granted: rights,
 		room: r, srv: r.srv, log: r.log.With("peer", id), done: make(chan struct{}), inbox: newMailbox(),
 		auto: q.join.AutoSubscribe == nil || *q.join.AutoSubscribe, born: time.Now(),
 		tracks: map[orama.TrackID]*published{}, ups: map[orama.TrackID]*up{}, reading: map[*webrtc.TrackRemote]string{}, refs: map[string]signal.TrackRef{},

@@ -222,7 +222,7 @@ func (r *room) joined(p *peer, resumed bool) (m *signal.Joined, rest []signal.Me
 
 // sizeOf is about what a peer takes of a frame, metadata aside, in bytes.
 func sizeOf(d signal.Peer) int {
-	n := 128 + len(d.PeerID) + len(d.UserID) + 2*len(d.Name)
+	n := 128 + len(d.PeerID) + len(d.UserID) + len(d.MovingFrom) + 2*len(d.Name)
 	for _, t := range d.Tracks {
 		n += 160 + len(t.TrackID) + 2*len(t.Source) + 2*len(t.Name)
 	}
@@ -231,7 +231,7 @@ func sizeOf(d signal.Peer) int {
 
 // describe is p as the others see it.
 func (r *room) describe(p *peer) signal.Peer {
-	d := signal.Peer{PeerID: p.id, UserID: p.user, Name: p.name, Metadata: p.metadata, Tracks: []signal.Track{}}
+	d := signal.Peer{PeerID: p.id, UserID: p.user, Name: p.name, Metadata: p.metadata, Tracks: []signal.Track{}, MovingFrom: p.movingFrom}
 	for _, t := range r.tracks {
 		if t.owner == p {
 			d.Tracks = append(d.Tracks, t.info)

@@ -181,6 +181,8 @@ func check(m Message) error {
 			return bad("metadata is longer than 4 KiB")
 		case len(m.Resume) > MaxID:
 			return bad("resume is longer than 128 bytes")
+		case len(m.MovingFrom) > MaxID:
+			return bad("moving_from is longer than 128 bytes")
 		}
 	case *Offer:
 		return checkSDP(m.SDP, m.Tracks, bad)

@@ -24,6 +24,7 @@ func TestLimits(t *testing.T) {
 		{"room", `{"type":"join","room":"%s"}`, signal.MaxID},
 		{"name", `{"type":"join","name":"%s"}`, signal.MaxName},
 		{"resume", `{"type":"join","resume":"%s"}`, signal.MaxID},
+		{"moving_from", `{"type":"join","moving_from":"%s"}`, signal.MaxID},
 		{"metadata", `{"type":"join","metadata":"%s"}`, signal.MaxMetadata - 2},
 		{"mid", `{"type":"offer","sdp":"v","tracks":[{"mid":"%s"}]}`, 32},
 		{"source", `{"type":"offer","sdp":"v","tracks":[{"mid":"0","source":"%s"}]}`, signal.MaxSource},

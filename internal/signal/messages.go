@@ -22,6 +22,8 @@ type Peer struct {
 	Name     string          `json:"name"`
 	Metadata json.RawMessage `json:"metadata,omitempty"` // any JSON value, at most MaxMetadata bytes
 	Tracks   []Track         `json:"tracks"`
+
+	MovingFrom orama.PeerID `json:"moving_from,omitempty"` // as its join said; to be believed only of the same user
 }
 
 // Track is one published track.
@@ -77,6 +79,7 @@ type Join struct {
 	Resume        string          `json:"resume,omitempty"`         // the token of an earlier joined
 	AutoSubscribe *bool           `json:"auto_subscribe,omitempty"` // nil means true
 	AwaitOffer    bool            `json:"await_offer,omitempty"`    // the SFU is to offer at once
+	MovingFrom    orama.PeerID    `json:"moving_from,omitempty"`    // who the peer is at the SFU that it is about to leave; shown to the others
 }
 
 // Joined confirms a join.

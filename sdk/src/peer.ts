@@ -169,6 +169,13 @@ export class PeerLink {
     return undefined;
   }
 
+  /** The tracks of which a frame or, of sound, a packet has come. */
+  async arriving(): Promise<string[]> {
+    if (this.closed) return [];
+    const { tracks } = new StatsReader().read(await this.pc.getStats(), (mid) => this.named(mid));
+    return tracks.filter((t) => t.trackId !== undefined && (t.kind === 'video' ? t.frames : t.packets) > 0).map((t) => t.trackId!);
+  }
+
   openChannel(c: DataChannel): void {
     const channel = this.pc.createDataChannel(c.label, c.init);
     channel.binaryType = 'arraybuffer';
@@ -177,10 +184,12 @@ export class PeerLink {
 
   async readStats(): Promise<RoomStats> {
     const report = await this.pc.getStats();
-    return this.stats.read(report, (mid) => {
-      const r = this.refs.find((ref) => ref.mid === mid);
-      return r?.track_id && r.peer_id ? { trackId: r.track_id, peerId: r.peer_id } : undefined;
-    });
+    return this.stats.read(report, (mid) => this.named(mid));
+  }
+
+  private named(mid: string): { trackId: string; peerId: string } | undefined {
+    const r = this.refs.find((ref) => ref.mid === mid);
+    return r?.track_id && r.peer_id ? { trackId: r.track_id, peerId: r.peer_id } : undefined;
   }
 
   close(): void {

@@ -8,6 +8,8 @@ export interface Peer {
   name: string;
   metadata?: unknown;
   tracks: Track[] | null;
+  /** Who it is at the server that it is about to leave; to be believed only of the same user. */
+  moving_from?: string;
 }
 
 /** A published track. */
@@ -65,6 +67,7 @@ export interface Join {
   resume?: string;
   auto_subscribe?: boolean;
   await_offer?: boolean;
+  moving_from?: string;
 }
 export interface Joined {
   type: 'joined';
@@ -327,7 +330,7 @@ const track = obj({
   track_id: str, kind: (v) => v === 'audio' || v === 'video', source: str, name: str, muted: bool,
   locked: opt(bool), layers: opt(list(layer)), mid: opt(str),
 });
-const peer = obj({ peer_id: str, user_id: str, name: str, metadata: any, tracks: opt(list(track)) });
+const peer = obj({ peer_id: str, user_id: str, name: str, metadata: any, tracks: opt(list(track)), moving_from: opt(str) });
 const ref = obj({
   mid: str, source: opt(str), name: opt(str), muted: opt(bool), track_id: opt(str), peer_id: opt(str),
 });
@@ -345,6 +348,7 @@ const settings = obj({ locked: bool, max_participants: num, metadata: any });
 const shapes: Record<MessageType, Shape> = {
   'join': {
     room: opt(str), name: opt(str), metadata: any, resume: opt(str), auto_subscribe: opt(bool), await_offer: opt(bool),
+    moving_from: opt(str),
   },
   'joined': {
     room: str, peer_id: str, user_id: str, peers: list(peer), resume: str, resumed: bool,

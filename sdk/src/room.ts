@@ -5,12 +5,13 @@ import { Emitter } from './emitter.js';
 import { OramaError } from './errors.js';
 import type { Expected, Flow } from './flow.js';
 import { capture, type Device, Publication, type PublishOptions } from './media.js';
+import { Move } from './move.js';
 import { type Down, PeerLink } from './peer.js';
 import type {
-  Credentials, Joined, Layer, Peer, PeerQuality, Permissions, Prefer, RoomSettings, ServerMessage, SetRoom, Track,
+  ClientMessage, Credentials, Joined, Layer, Peer, PeerQuality, Permissions, Prefer, RoomSettings, ServerMessage, SetRoom, Speakers, Track,
 } from './protocol.js';
 import { backoff, type RetryPolicy } from './retry.js';
-import { gatewayOf, Session, type Transport } from './session.js';
+import { gatewayOf, Session, type SessionHandlers, type Transport } from './session.js';
 import type { RoomStats } from './stats.js';
 
 export interface JoinOptions {
@@ -107,6 +108,10 @@ const patientFor = 6;
 const recoveryTries = 240;
 /** ms added at random before leaving a draining server, so that its peers do not move together. */
 const spread = 400;
+/** ms for which the old place still has our media once we have everybody's at the new one: others may not have ours yet. */
+const lingerFor = 1000;
+/** ms before its deadline at which the old place is left for a new one that works, whoever is not there. */
+const margin = 500;
 
 /** Enters a room. url is the gateway's base, such as "https://ns-myapp.orama.network", or several of them. */
 export async function join(url: string | string[], options: JoinOptions): Promise<Room> {
@@ -122,13 +127,20 @@ export class Room extends Emitter<RoomEvents> {
   permissions: Permissions = { publish: false, subscribe: false, data: false, admin: false };
   settings: RoomSettings = { locked: false, max_participants: 0 };
 
-  private readonly session: Session;
+  private session: Session;
+  private move: Move | null = null;
+  private moveBy: ReturnType<typeof setTimeout> | undefined;
+  private linger: (() => void) | null = null; // ends what is left of the old place
+  private readonly wasCalled = new Map<string, string>(); // by their ids at the old place, those who came from there
   private readonly members = new Map<string, RemotePeer>();
   private readonly ours = new Set<Publication>();
   private readonly channels = new Set<DataChannel>();
   private downs: Down[] = [];
   private lostPeers = new Set<string>();
-  private paused = new Set<string>();
+  private wishes = new Map<string, Omit<Prefer, 'type' | 'track_id'>>(); // by track, as told last
+  private chosen = new Map<string, boolean>(); // by track, whether it was asked for or refused
+  private levels: NonNullable<Speakers['levels']> = [];
+  private heldIds: string[] = [];
   private videos: number | null = null;
   private shownAs: { name?: string; metadata?: unknown } = {};
   private credentials: { value: Credentials; expires: number } | null = null;
@@ -161,12 +173,7 @@ export class Room extends Emitter<RoomEvents> {
       },
       retry: options.retry ?? backoff({ tries: recoveryTries }),
       firstRetry: options.retry ?? backoff({ tries: 5 }),
-    }, {
-      joined: (m) => this.joined(m),
-      message: (m) => this.receive(m),
-      lost: () => this.refresh(),
-      ended: (error) => this.finish(error),
-    });
+    }, this.handlers(() => this.session));
   }
 
   /** For join(): opens what is to be sent from the start, and enters. */
@@ -181,6 +188,18 @@ export class Room extends Emitter<RoomEvents> {
       this.finish(error);
       throw error;
     }
+  }
+
+  // What a session tells: it counts while the session is the room's, or the move's.
+  private handlers(session: () => Session): SessionHandlers {
+    const ours = () => session() === this.session;
+    const moving = () => this.move?.session === session();
+    return {
+      joined: (m) => (ours() ? this.joined(m) : moving() && this.move!.entered(m)),
+      message: (m) => (ours() ? this.receive(m) : moving() && this.move!.receive(m)),
+      lost: () => (ours() ? this.lost() : moving() ? this.refresh() : session().leave()),
+      ended: (error) => (ours() ? this.finish(error) : moving() && this.stay()),
+    };
   }
 
   get name(): string {
@@ -216,37 +235,38 @@ export class Room extends Emitter<RoomEvents> {
       this.mustBeOpen();
     }
     this.ours.add(p);
-    this.link?.publish(p);
+    for (const link of this.links()) link.publish(p);
     this.emit('local', { publication: p });
     return p;
   }
 
   /** Asks for a track: needed with autoSubscribe false, or after unsubscribe. */
   subscribe(trackId: string): void {
-    this.session.send({ type: 'subscribe', track_id: trackId });
+    this.chosen.set(trackId, true);
+    this.sessionOf(trackId).send({ type: 'subscribe', track_id: trackId });
   }
 
   unsubscribe(trackId: string): void {
-    this.session.send({ type: 'unsubscribe', track_id: trackId });
+    this.chosen.set(trackId, false);
+    this.sessionOf(trackId).send({ type: 'unsubscribe', track_id: trackId });
   }
 
   /** Says how a track is wanted. A paused one uses no bandwidth. */
   prefer(trackId: string, wish: Omit<Prefer, 'type' | 'track_id'>): void {
-    if (wish.paused) this.paused.add(trackId);
-    else this.paused.delete(trackId);
-    this.session.send({ type: 'prefer', track_id: trackId, ...wish });
+    this.wishes.set(trackId, wish);
+    this.sessionOf(trackId).send({ type: 'prefer', track_id: trackId, ...wish });
   }
 
   /** How many videos to receive at most, those that matter most; null: all. See 'track-held'. */
   lastN(videos: number | null): void {
     this.videos = videos;
-    this.session.send({ type: 'last-n', videos });
+    this.sendAll({ type: 'last-n', videos });
   }
 
   /** Changes our own name and metadata; what is left out stays, metadata null ends it. */
   update(shown: { name?: string; metadata?: unknown }): void {
     Object.assign(this.shownAs, shown);
-    this.session.send({ type: 'set-peer', ...shown });
+    this.sendAll({ type: 'set-peer', ...shown });
   }
 
   // --- for admins; what we may not do is told by 'error'
@@ -254,22 +274,22 @@ export class Room extends Emitter<RoomEvents> {
   /** Removes a user with all its peers, and ends its tokens for the room. */
   kick(who: { peerId: string } | { userId: string }, reason?: string): void {
     const id = 'peerId' in who ? { peer_id: who.peerId } : { user_id: who.userId };
-    this.session.send({ type: 'kick', ...id, ...(reason !== undefined && { reason }) });
+    this.sendAll({ type: 'kick', ...id, ...(reason !== undefined && { reason }) });
   }
 
   /** Mutes or unmutes anybody's track; a locked one its publisher may not unmute. */
   mute(trackId: string, muted: boolean, locked = false): void {
-    this.session.send({ type: 'mute', track_id: trackId, muted, ...(locked && { locked }) });
+    this.sessionOf(trackId).send({ type: 'mute', track_id: trackId, muted, ...(locked && { locked }) });
   }
 
   /** Replaces what a peer's user may do, at once. */
   permit(peerId: string, permissions: Permissions): void {
-    this.session.send({ type: 'permit', peer_id: peerId, permissions });
+    this.sessionOf(peerId).send({ type: 'permit', peer_id: peerId, permissions });
   }
 
   /** Locks the room, limits it, or changes its metadata; what is left out stays. */
   configure(settings: Omit<SetRoom, 'type'>): void {
-    this.session.send({ type: 'set-room', ...settings });
+    this.sendAll({ type: 'set-room', ...settings });
   }
 
   /** Opens a channel to every other peer. */
@@ -300,6 +320,7 @@ export class Room extends Emitter<RoomEvents> {
   // --- membership
 
   private joined(m: Joined): void {
+    if (!m.resumed) this.dropMove();
     this.peerId = m.peer_id;
     this.userId = m.user_id;
     this.permissions = m.permissions;
@@ -308,7 +329,7 @@ export class Room extends Emitter<RoomEvents> {
     if (!same) this.reset();
     this.syncPeers(m.peers ?? []);
     if (same) this.link!.resume();
-    else this.repeat();
+    else this.repeat(this.session);
     if (same && this.flow === 'stalled') this.recover();
     this.refresh();
   }
@@ -321,23 +342,26 @@ export class Room extends Emitter<RoomEvents> {
     clearTimeout(this.recovery);
     this.recovery = undefined;
     this.downs = [];
-    this.paused.clear();
+    this.levels = [];
+    this.heldIds = [];
+    this.wishes.clear();
+    this.chosen.clear();
     this.lostPeers.clear();
     for (const id of [...this.members.keys()]) this.removePeer(id, 'moved');
     for (const p of this.ours) p.id = null;
   }
 
   // Tells a room that is new to us what was asked of the one before.
-  private repeat(): void {
-    if (this.videos !== null) this.session.send({ type: 'last-n', videos: this.videos });
-    if (Object.keys(this.shownAs).length > 0) this.session.send({ type: 'set-peer', ...this.shownAs });
+  private repeat(session: Session): void {
+    if (this.videos !== null) session.send({ type: 'last-n', videos: this.videos });
+    if (Object.keys(this.shownAs).length > 0) session.send({ type: 'set-peer', ...this.shownAs });
   }
 
   private syncPeers(peers: Peer[]): void {
     const here = new Set(peers.map((p) => p.peer_id));
-    for (const id of [...this.members.keys()]) if (!here.has(id)) this.removePeer(id, 'left');
-    for (const p of peers) this.addPeer(p);
-    this.matchDowns(this.downs);
+    for (const id of [...this.members.keys()]) if (!here.has(id) && !this.move?.crossed.has(id)) this.removePeer(id, 'left');
+    for (const p of peers) if (!this.wasCalled.has(p.peer_id)) this.addPeer(p);
+    this.matchDowns();
   }
 
   private addPeer(p: Peer): void {
@@ -360,7 +384,8 @@ export class Room extends Emitter<RoomEvents> {
     this.emit('peer-changed', { peer });
   }
 
-  private held(ids: string[]): void {
+  private held(): void {
+    const ids = [...this.heldIds, ...(this.move?.held ?? [])];
     for (const peer of this.members.values()) {
       for (const track of peer.tracks.values()) {
         const held = ids.includes(track.id);
@@ -410,7 +435,8 @@ export class Room extends Emitter<RoomEvents> {
     if (!track) return;
     this.endMedia(peer, track);
     peer.tracks.delete(id);
-    this.paused.delete(id);
+    this.wishes.delete(id);
+    this.chosen.delete(id);
     this.emit('track-unpublished', { peer, track });
   }
 
@@ -422,9 +448,8 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   // Media and its description arrive apart, in either order.
-  private matchDowns(list: Down[]): void {
-    this.downs = list;
-    const byTrack = new Map(list.map((d) => [d.trackId, d]));
+  private matchDowns(): void {
+    const byTrack = new Map([...this.downs, ...(this.move?.downs ?? [])].map((d) => [d.trackId, d]));
     for (const peer of this.members.values()) {
       for (const track of peer.tracks.values()) {
         const down = byTrack.get(track.id);
@@ -446,19 +471,24 @@ export class Room extends Emitter<RoomEvents> {
       case 'offer': return this.link?.offered(m.sdp, m.tracks ?? []);
       case 'answer': return this.answered(m.sdp, m.tracks);
       case 'ice-candidate': return this.link?.candidate(m.candidate);
-      case 'peer-joined': return this.addPeer(m.peer);
-      case 'peer-left': return this.removePeer(m.peer_id, m.reason);
+      case 'peer-joined':
+        this.addPeer(m.peer);
+        return this.moved();
+      case 'peer-left': return this.peerLeft(m.peer_id, m.reason);
       case 'track-published':
       case 'track-unpublished':
       case 'track-muted': return this.trackChanged(m.type, m.peer_id, m.track, m.type === 'track-muted' ? m.by : undefined);
-      case 'held': return this.held(m.track_ids ?? []);
+      case 'held':
+        this.heldIds = m.track_ids ?? [];
+        return this.held();
       case 'peer-changed': return this.changePeer(this.members.get(m.peer_id), m.name, m.metadata);
       case 'permissions-changed': return this.permitted(m.peer_id, m.permissions, m.by);
       case 'room-changed':
         this.settings = m.settings;
         return this.emit('settings', { settings: m.settings });
       case 'speakers':
-        return this.emit('speakers', { levels: (m.levels ?? []).map((l) => ({ peerId: l.peer_id, level: l.level })) });
+        this.levels = m.levels ?? [];
+        return this.speak();
       case 'quality': return this.qualityChanged(m.peers ?? []);
       case 'server-draining': return this.drained(m.deadline_ms, m.reconnect);
       case 'kicked': this.why = new OramaError('kicked', m.reason || 'removed from the room'); return;
@@ -474,7 +504,7 @@ export class Room extends Emitter<RoomEvents> {
     if (!peer) return;
     if (type === 'track-unpublished') return this.removeTrack(peer, t.track_id);
     this.putTrack(peer, t);
-    this.matchDowns(this.downs);
+    this.matchDowns();
   }
 
   private ownTrack(type: string, t: Track, by?: string): void {
@@ -512,17 +542,207 @@ export class Room extends Emitter<RoomEvents> {
   private refused(error: OramaError): void {
     if (error.code === 'glare') return;
     if (error.code === 'bad_sdp') {
-      if (++this.refusals > 3) return this.session.rejoin();
+      if (++this.refusals > 3) return this.rejoin();
       this.link?.refused(500 * 2 ** this.refusals);
     }
     this.emit('error', { error });
   }
 
+  // --- moving: the new place is joined before the old one is left
+
   private drained(deadlineMs: number, url: string | null): void {
-    const peerId = this.peerId;
+    const { session, peerId } = this;
+    const until = Date.now() + deadlineMs;
     setTimeout(() => {
-      if (this.shown !== 'closed' && this.peerId === peerId) this.session.rejoin(url);
-    }, Math.random() * Math.min(spread, deadlineMs / 2));
+      if (this.shown === 'closed' || this.session !== session || this.peerId !== peerId || this.move) return;
+      if (!session.joined || !this.link) return this.rejoin(url);
+      this.begin(url, until);
+    }, Math.random() * Math.min(spread, deadlineMs / 4));
+  }
+
+  private begin(url: string | null, until: number): void {
+    this.linger?.();
+    const move: Move = new Move(this.peerId, {
+      link: (c) => this.connect(c, move.session),
+      entered: () => this.repeat(move.session),
+      changed: () => this.move === move && this.moved(),
+      failed: () => this.move === move && this.stay(),
+    });
+    move.session = this.session.another(url, this.handlers(() => move.session));
+    move.session.movingFrom = this.peerId;
+    this.move = move;
+    const left = until - Date.now();
+    this.moveBy = setTimeout(() => move.flowing && this.change(), left - Math.min(margin, left / 4));
+    void move.session.start().catch(() => this.move === move && this.stay());
+  }
+
+  // The new place will not do: the old one serves until it ends, and that loss is recovered from as any other. It is left at once if
+  // some of its people are shown at the new one already.
+  private stay(): void {
+    if (this.dropMove()?.length) return this.session.rejoin();
+    this.refresh();
+  }
+
+  // Ends a move. Gives the ids at the old place of those who came from there; null without a move.
+  private dropMove(): string[] | null {
+    const move = this.move;
+    if (!move) return null;
+    this.move = null;
+    clearTimeout(this.moveBy);
+    move.end();
+    move.session.leave();
+    move.link?.close();
+    const came = [...this.wasCalled.keys()];
+    this.wasCalled.clear();
+    if (this.shown !== 'closed') for (const id of move.crossed) this.removePeer(id, 'moved');
+    return came;
+  }
+
+  // Shows who is at the new place as soon as they are there as well as at the old one, and goes when that is everybody.
+  private moved(): void {
+    const move = this.move;
+    if (!move?.joined) return;
+    for (const id of [...move.crossed]) {
+      if (move.peers.has(id)) continue;
+      move.crossed.delete(id);
+      this.removePeer(id, 'left');
+    }
+    for (const p of move.peers.values()) {
+      const before = move.crossed.has(p.peer_id) ? undefined : this.formerly(p);
+      if (before) this.carry(move, before, p);
+      if (!before || this.arrived(move, before)) this.cross(move, p, before);
+    }
+    this.matchDowns();
+    this.held();
+    const left = [...this.members.keys()].some((id) => !move.crossed.has(id));
+    if (!left && move.flowing) this.change();
+  }
+
+  // Who somebody at the new place is at the old one. Only the servers' word for the user counts.
+  private formerly(p: Peer): RemotePeer | undefined {
+    const peer = this.members.get(p.moving_from ?? '');
+    return peer && peer.userId === p.user_id && !this.move?.crossed.has(peer.id) ? peer : undefined;
+  }
+
+  // Asks of a track at the new place what was asked of it at the old one.
+  private carry(move: Move, before: RemotePeer, p: Peer): void {
+    for (const t of p.tracks ?? []) {
+      if (this.wishes.has(t.track_id) || this.chosen.has(t.track_id)) continue;
+      const was = [...before.tracks.values()].find((o) => o.kind === t.kind && o.source === t.source && o.name === t.name);
+      const wish = was && this.wishes.get(was.id);
+      const chosen = was && this.chosen.get(was.id);
+      if (wish) {
+        this.wishes.set(t.track_id, wish);
+        move.session.send({ type: 'prefer', track_id: t.track_id, ...wish });
+      }
+      if (chosen !== undefined) {
+        this.chosen.set(t.track_id, chosen);
+        move.session.send({ type: chosen ? 'subscribe' : 'unsubscribe', track_id: t.track_id });
+      }
+    }
+  }
+
+  // As much of somebody arrives at the new place as at the old one.
+  private arrived(move: Move, before: RemotePeer): boolean {
+    const p = [...move.peers.values()].find((o) => o.moving_from === before.id && o.user_id === before.userId);
+    return [...before.tracks.values()].every((was) => {
+      if (!was.media || was.muted || was.held || this.wishes.get(was.id)?.paused) return true;
+      return p?.tracks?.some((t) => t.kind === was.kind && t.source === was.source && t.name === was.name && move.arriving.has(t.track_id));
+    });
+  }
+
+  private cross(move: Move, p: Peer, before?: RemotePeer): void {
+    if (before) {
+      this.wasCalled.set(before.id, p.peer_id);
+      this.removePeer(before.id, 'moved');
+    }
+    move.crossed.add(p.peer_id);
+    if (p.peer_id !== move.joined!.peer_id) this.addPeer(p);
+    this.matchDowns();
+  }
+
+  // Somebody who leaves the old place and is at the new one has only gone before us.
+  private peerLeft(id: string, reason: string): void {
+    const move = this.move;
+    const before = this.members.get(id);
+    const p = before && move && [...move.peers.values()].find((o) => this.formerly(o) === before);
+    if (p) this.cross(move, p, before);
+    else this.removePeer(id, reason);
+    this.moved();
+  }
+
+  // Changes over to the new place. The old one is left a little later.
+  private change(): void {
+    const move = this.move!;
+    const { session, link } = this;
+    for (const p of move.peers.values()) if (!move.crossed.has(p.peer_id)) this.cross(move, p, this.formerly(p));
+    for (const id of [...this.members.keys()]) if (!move.crossed.has(id)) this.removePeer(id, 'moved');
+    this.move = null;
+    clearTimeout(this.moveBy);
+    clearTimeout(this.recovery);
+    this.recovery = undefined;
+    move.end();
+    const m = move.joined!;
+    Object.assign(this, { peerId: m.peer_id, userId: m.user_id, permissions: m.permissions, settings: m.settings ?? this.settings });
+    this.session = move.session;
+    this.session.movingFrom = '';
+    Object.assign(this, { link: move.link, flow: move.flow, downs: move.downs, credentials: move.credentials, levels: move.levels, heldIds: move.held });
+    this.refusals = 0;
+    this.lostPeers.clear();
+    for (const p of this.ours) p.id = move.ids.get(p) ?? null;
+    for (const c of this.channels) this.link?.openChannel(c);
+    const end = () => {
+      clearTimeout(timer);
+      this.linger = null;
+      session.leave();
+      link?.close();
+      this.wasCalled.clear();
+    };
+    const timer = setTimeout(end, lingerFor);
+    this.linger = end;
+    if (this.flow === 'stalled') this.recover();
+    this.refresh();
+    if (move.draining) this.drained(Math.max(0, move.draining.until - Date.now()), move.draining.message.reconnect);
+  }
+
+  // The socket of the place that counts is gone. A new place that has let us in counts from now on.
+  private lost(): void {
+    if (this.move?.joined && this.move.link) {
+      const old = this.session;
+      this.change();
+      old.leave();
+    } else this.dropMove();
+    this.refresh();
+  }
+
+  // A new place that has let us in is as good as a new join, and there already.
+  private rejoin(url: string | null = null): void {
+    if (this.move?.joined && this.move.link) return this.change();
+    this.dropMove();
+    this.session.rejoin(url);
+  }
+
+  private links(): PeerLink[] {
+    return [this.link, this.move?.link].filter((l) => l !== null && l !== undefined);
+  }
+
+  private sendAll(m: ClientMessage): void {
+    this.session.send(m);
+    this.move?.session.send(m);
+  }
+
+  // Where a peer or a track is that the application knows by this id.
+  private sessionOf(id: string): Session {
+    const move = this.move;
+    for (const p of move?.peers.values() ?? []) {
+      if (move!.crossed.has(p.peer_id) && (p.peer_id === id || p.tracks?.some((t) => t.track_id === id))) return move!.session;
+    }
+    return this.session;
+  }
+
+  private speak(): void {
+    const all = [...this.levels.filter((l) => !this.wasCalled.has(l.peer_id)), ...(this.move?.levels ?? []).filter((l) => this.members.has(l.peer_id))];
+    this.emit('speakers', { levels: all.map((l) => ({ peerId: l.peer_id, level: l.level })) });
   }
 
   // --- media
@@ -530,26 +750,44 @@ export class Room extends Emitter<RoomEvents> {
   private takeCredentials(c: Credentials): void {
     this.credentials = { value: c, expires: Date.now() + c.ttl * 1000 };
     if (this.link) return this.link.setCredentials(c);
-    const link = new PeerLink(c, {
-      send: (m) => this.session.send(m),
-      downs: (list) => this.link === link && this.matchDowns(list),
+    this.link = this.connect(c, this.session);
+    for (const c of this.channels) this.link.openChannel(c);
+  }
+
+  // A connection to the place of a session. It counts while it is the room's, or the move's.
+  private connect(c: Credentials, session: Session): PeerLink {
+    const link: PeerLink = new PeerLink(c, {
+      send: (m) => session.send(m),
+      downs: (list) => this.arrange(link, list),
       data: (peerId, label, data) => this.received(peerId, label, data),
-      flow: (state) => this.link === link && this.flowed(state),
-      quiet: () => this.session.doubt(),
-      expected: () => this.expected(),
+      flow: (state) => {
+        if (this.link === link) return this.flowed(state);
+        if (this.move?.link !== link) return;
+        this.move.flow = state;
+        this.moved();
+        this.refresh();
+      },
+      quiet: () => this.link === link && session.doubt(),
+      expected: () => (this.link === link ? this.expected() : this.move?.downs.length ? 'media' : 'nothing'),
       failed: (error) => this.emit('error', { error }),
     });
-    this.link = link;
     for (const p of this.ours) link.publish(p);
-    for (const c of this.channels) link.openChannel(c);
+    return link;
+  }
+
+  private arrange(link: PeerLink, list: Down[]): void {
+    if (this.link === link) this.downs = list;
+    else if (this.move?.link === link) this.move.downs = list;
+    else return;
+    this.matchDowns();
   }
 
   private expected(): Expected {
     for (const peer of this.members.values()) {
-      if (this.lostPeers.has(peer.id)) continue;
+      if (this.lostPeers.has(peer.id) || this.move?.crossed.has(peer.id)) continue;
       for (const t of peer.tracks.values()) {
         // A still screen sends next to nothing.
-        if (t.media && !t.muted && t.source !== 'screen' && !this.paused.has(t.id) && !t.held) return 'media';
+        if (t.media && !t.muted && t.source !== 'screen' && !this.wishes.get(t.id)?.paused && !t.held) return 'media';
       }
     }
     for (const p of this.ours) if (!p.muted) return 'reports';
@@ -558,6 +796,7 @@ export class Room extends Emitter<RoomEvents> {
 
   private flowed(state: Flow): void {
     this.flow = state;
+    if (state === 'stalled' && this.move?.flowing) return this.change();
     if (state === 'stalled') {
       this.session.doubt();
       this.recover();
@@ -580,7 +819,7 @@ export class Room extends Emitter<RoomEvents> {
       this.recovery = setTimeout(() => {
         if (this.link !== link || this.flow !== 'stalled' || !this.session.joined) return;
         if (link.alive && left > 1) wait(left - 1);
-        else this.session.rejoin();
+        else this.rejoin();
       }, restartWithin);
     };
     wait(patientFor);
@@ -596,8 +835,9 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   private received(peerId: string, label: string, data: string | ArrayBuffer): void {
-    if (label === chatLabel && typeof data === 'string') this.emit('chat', { peer: this.members.get(peerId), text: data });
-    this.emit('data', { peerId, label, data });
+    const id = this.wasCalled.get(peerId) ?? peerId;
+    if (label === chatLabel && typeof data === 'string') this.emit('chat', { peer: this.members.get(id), text: data });
+    this.emit('data', { peerId: id, label, data });
   }
 
   private async prepare(track: MediaStreamTrack | Device, options: PublishOptions = {}): Promise<Publication> {
@@ -606,15 +846,17 @@ export class Room extends Emitter<RoomEvents> {
     return new Publication(media, {
       changed: (p) => {
         if (p.id !== null) this.session.send({ type: 'mute', track_id: p.id, muted: p.muted });
+        const there = this.move?.ids.get(p);
+        if (there) this.move!.session.send({ type: 'mute', track_id: there, muted: p.muted });
         this.emit('local', { publication: p });
       },
       replaced: async (p) => {
-        await this.link?.replace(p);
+        await Promise.all(this.links().map((l) => l.replace(p)));
         this.emit('local', { publication: p });
       },
       stopped: (p) => {
         this.ours.delete(p);
-        this.link?.unpublish(p);
+        for (const l of this.links()) l.unpublish(p);
         this.emit('local', { publication: p });
       },
     }, device, options);
@@ -624,7 +866,7 @@ export class Room extends Emitter<RoomEvents> {
 
   private refresh(error?: OramaError): void {
     if (this.shown === 'closed') return;
-    const up = this.session.joined && this.flow === 'flowing';
+    const up = (this.session.joined && this.flow === 'flowing') || (this.move?.flowing ?? false);
     this.everConnected ||= up;
     this.show(up ? 'connected' : this.everConnected ? 'recovering' : 'connecting', error);
   }
@@ -637,6 +879,8 @@ export class Room extends Emitter<RoomEvents> {
 
   private finish(error?: OramaError): void {
     if (this.shown === 'closed') return;
+    this.dropMove();
+    this.linger?.();
     this.session.leave();
     removeEventListener('pagehide', this.onPageHide);
     removeEventListener('online', this.onOnline);

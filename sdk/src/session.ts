@@ -60,6 +60,9 @@ export class Session {
   private renew = false; // the token in use was refused
   private joinedNow = false;
   private known = false; // joined at least once
+  private left = false;
+  /** Who we are at the place that we move from; sent with a join. */
+  movingFrom = '';
   private abandon: (() => void) | null = null; // of the sockets that are being opened
   private run = 0; // of connect; a newer one ends the older
   private wake: (() => void) | null = null;
@@ -79,8 +82,21 @@ export class Session {
     if (this.joinedNow) this.socket?.send(m);
   }
 
+  /** Another session of the same room, with what is known of gateways and tokens; url is the gateway to begin with. */
+  another(url: string | null, on: SessionHandlers): Session {
+    const base = gatewayOf(url);
+    // A page of https: may not call http:.
+    const first = base && (base.startsWith('https:') || !this.base().startsWith('https:')) ? base : this.base();
+    const urls = [first, ...this.options.urls.filter((u) => u !== first)];
+    const s = new Session({ ...this.options, urls, firstRetry: this.options.retry }, on);
+    s.tokenInUse = this.tokenInUse;
+    s.known = true;
+    return s;
+  }
+
   /** Leaves for good, within this call. */
   leave(): void {
+    this.left = true;
     this.run++;
     this.drop('leave');
     this.wake?.();
@@ -89,7 +105,7 @@ export class Session {
   /** Joins anew as a new peer, at the gateway given or at the next. */
   rejoin(url: string | null = null): void {
     this.drop('leave');
-    this.resume = '';
+    this.resume = this.movingFrom = '';
     const base = gatewayOf(url);
     if (base) {
       const known = this.options.urls.indexOf(base);
@@ -124,6 +140,7 @@ export class Session {
 
   private again(): void {
     this.on.lost();
+    if (this.left) return;
     this.connect(this.options.retry).catch((e: unknown) => {
       if (e instanceof OramaError) this.on.ended(e);
     });
@@ -207,7 +224,7 @@ export class Session {
             end();
             clearTimeout(timer);
             timer = setTimeout(late, joinWithin);
-            socket.send({ type: 'join', room: this.options.room, ...this.options.join, ...(this.resume && { resume: this.resume }) });
+            socket.send({ type: 'join', room: this.options.room, ...this.options.join, ...this.who });
           },
           message,
           closed: (code) => {
@@ -277,6 +294,11 @@ export class Session {
     url.searchParams.set('room', this.options.room);
     if (this.options.transports.length > 0) url.searchParams.set('transports', this.options.transports.join(','));
     return url.href;
+  }
+
+  private get who(): Partial<Join> {
+    if (this.resume) return { resume: this.resume };
+    return this.movingFrom ? { moving_from: this.movingFrom } : {};
   }
 
   private async token(): Promise<string> {

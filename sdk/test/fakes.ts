@@ -157,6 +157,8 @@ export class FakePC {
   restarts = 0;
   received = 0;
   checks = 0;
+  /** Frames that were decoded, by mid. */
+  frames = new Map<string, number>();
   onnegotiationneeded: (() => void) | null = null;
   onicecandidate: ((e: { candidate: null }) => void) | null = null;
   oniceconnectionstatechange: (() => void) | null = null;
@@ -256,6 +258,8 @@ export class FakePC {
     return new Map<string, object>([
       ['T', { id: 'T', type: 'transport', timestamp: Date.now(), selectedCandidatePairId: 'P', packetsReceived: this.received }],
       ['P', { id: 'P', type: 'candidate-pair', timestamp: Date.now(), responsesReceived: this.checks }],
+      ...[...this.frames].map(([mid, n]): [string, object] =>
+        [`I${mid}`, { id: `I${mid}`, type: 'inbound-rtp', kind: 'video', mid, timestamp: Date.now(), framesDecoded: n }]),
     ]);
   }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { mock, test, type TestContext } from 'node:test';
 import { join, OramaError, type Room, type RoomState } from '../src/index.js';
-import type { Peer, Track } from '../src/protocol.js';
+import type { Peer, ServerMessage, Track } from '../src/protocol.js';
 import { advance, browser, type FakePage, FakePC, FakeSocket, FakeTrack, sdp, settle } from './fakes.js';
 
 const permissions = { publish: true, subscribe: true, data: true, admin: false };
@@ -346,15 +346,141 @@ test('a restart with expired credentials gets new ones first', async (t) => {
   room.leave();
 });
 
-test('a draining server is left for another, as a new peer', async (t) => {
+const draining = (deadline_ms = 5000) =>
+  ({ type: 'server-draining', reason: 'update', deadline_ms, reconnect: 'wss://other.test/v1/webrtc/signal' }) as const;
+
+/** A call with Ada, whose server is asked to go: both her pictures have the mid 2. */
+async function moving(deadline = 5000) {
+  const { room, states, camera } = await enter({ peers: [peer('ada', track('t1'))] });
+  const old = { socket: FakeSocket.last, pc: FakePC.last };
+  const down = (track_id: string, peer_id: string): ServerMessage => ({
+    type: 'offer', sdp: sdp(...slots, { mid: '2', kind: 'video', direction: 'sendonly' }), tracks: [{ mid: '2', track_id, peer_id }],
+  });
+  old.socket.say(down('t1', 'ada'));
+  await flow(500);
+  const seen: string[] = [];
+  room.on('peer-joined', ({ peer }) => seen.push(`joined ${peer.id}`));
+  room.on('peer-left', ({ peer, reason }) => seen.push(`left ${peer.id} ${reason}`));
+  room.on('track', ({ track }) => seen.push(`track ${track.id}`));
+  states.length = 0;
+  old.socket.say(draining(deadline));
+  await advance(200);
+  return { room, states, camera, seen, old, down, now: { socket: FakeSocket.last } };
+}
+
+/** Both connections carry packets. */
+async function both(ms: number, ...pcs: FakePC[]): Promise<void> {
+  for (let done = 0; done < ms; done += 100) {
+    for (const pc of pcs) pc.received += 5;
+    await advance(100, 100);
+  }
+}
+
+test('a draining server is left when everybody is seen at the new place', async (t) => {
   setUp(t);
-  const { room } = await enter();
-  const first = FakeSocket.last;
-  first.say({ type: 'server-draining', reason: 'update', deadline_ms: 5000, reconnect: 'wss://other.test/v1/webrtc/signal' });
+  const { room, states, camera, seen, old, down, now } = await moving();
+  assert.equal(now.socket.url, 'wss://other.test/v1/webrtc/signal?room=r');
+  assert.deepEqual([now.socket.find('join')!.resume, now.socket.find('join')!.moving_from], [undefined, 'me']);
+  assert.equal(old.socket.closedWith, null);
+
+  now.socket.say(joined([], { peer_id: 'me2' }));
+  now.socket.say({ type: 'turn-credentials', ...turn() });
+  now.socket.say({ type: 'peer-joined', peer: { ...peer('ada2', track('t2')), user_id: 'user-ada', moving_from: 'ada' } });
+  now.socket.say(down('t2', 'ada2'));
+  await settle();
+  const pc = FakePC.last;
+  assert.notEqual(pc, old.pc);
+  assert.ok(pc.transceivers.some((x) => (x.sender.track as unknown) === camera), 'the same camera at both places');
+  pc.connect();
+  await both(1000, pc, old.pc);
+  assert.deepEqual(seen, [], 'nobody is shown twice, and she is where her picture is');
+  assert.equal(old.socket.types().includes('leave'), false);
+
+  now.socket.say({ type: 'track-published', peer_id: 'me2', track: track('own2', 'video', { mid: '1' }) });
+  pc.frames.set('2', 3);
+  await both(300, pc, old.pc);
+  assert.deepEqual(seen, ['left ada moved', 'joined ada2', 'track t2']);
+  assert.deepEqual([...room.peers.keys()], ['ada2']);
+  assert.equal(room.peerId, 'me2');
+  assert.equal([...room.publications][0]!.id, 'own2');
+  assert.equal(old.socket.types().includes('leave'), false, 'the others may not have our picture yet');
+  await both(1200, pc);
+  assert.equal(old.socket.types().at(-1), 'leave');
+  assert.equal(old.pc.signalingState, 'closed');
+  old.socket.drop(4503);
+  await both(3000, pc);
+  assert.deepEqual(states, [], 'connected all the time');
+  assert.equal(FakeSocket.last, now.socket, 'and no third socket');
+  room.leave();
+  assert.equal(now.socket.types().at(-1), 'leave');
+});
+
+test('who leaves the old place before us is there still, at the new one', async (t) => {
+  setUp(t);
+  const { room, seen, old, down, now } = await moving();
+  now.socket.say(joined([{ ...peer('ada2', track('t2')), user_id: 'user-ada', moving_from: 'ada' }], { peer_id: 'me2' }));
+  now.socket.say({ type: 'turn-credentials', ...turn() });
+  now.socket.say(down('t2', 'ada2'));
+  await settle();
+  old.socket.say({ type: 'peer-left', peer_id: 'ada', reason: 'left' });
+  assert.deepEqual(seen, ['left ada moved', 'joined ada2', 'track t2']);
+  room.leave();
+});
+
+test('moving_from of another user is not believed', async (t) => {
+  setUp(t);
+  const { room, seen, old, now } = await moving();
+  now.socket.say(joined([{ ...peer('eve'), moving_from: 'ada' }], { peer_id: 'me2' }));
+  await settle();
+  assert.deepEqual(seen, ['joined eve'], 'somebody else');
+  old.socket.say({ type: 'peer-left', peer_id: 'ada', reason: 'left' });
+  assert.deepEqual(seen, ['joined eve', 'left ada left']);
+  room.leave();
+});
+
+test('a new place that refuses leaves us at the old one until its end', async (t) => {
+  setUp(t);
+  const { room, states, seen, old, now } = await moving();
+  now.socket.say({ type: 'error', code: 'locked', message: 'no', retryable: false });
+  await both(4000, old.pc);
+  assert.deepEqual([seen, states, old.socket.closedWith], [[], [], null]);
+  assert.deepEqual([...room.peers.keys()], ['ada']);
+  old.socket.drop(4503);
   await advance(500);
-  assert.equal(first.types().at(-1), 'leave');
-  assert.equal(FakeSocket.last.url, 'wss://other.test/v1/webrtc/signal?room=r');
-  assert.equal(FakeSocket.last.find('join')!.resume, undefined);
+  assert.deepEqual(states, ['recovering']);
+  assert.notEqual(FakeSocket.last, now.socket, 'and then the room is joined as after any loss');
+  room.leave();
+});
+
+test('at the deadline the new place is taken, whoever is not there', async (t) => {
+  setUp(t);
+  const { room, states, seen, old, now } = await moving(3000);
+  now.socket.say(joined([], { peer_id: 'me2' }));
+  now.socket.say({ type: 'turn-credentials', ...turn() });
+  now.socket.say({ type: 'offer', sdp: sdp(...slots), tracks: [] });
+  await settle();
+  const pc = FakePC.last;
+  pc.connect();
+  await both(1500, pc, old.pc);
+  assert.deepEqual(seen, []);
+  await both(1500, pc, old.pc);
+  assert.deepEqual(seen, ['left ada moved']);
+  assert.deepEqual([room.peerId, states], ['me2', []]);
+  room.leave();
+});
+
+for (const cut of [false, true]) test(`an old place that ends too early is left for the new one${cut ? ', though its socket is lost just then' : ''}`, async (t) => {
+  setUp(t);
+  const { room, old, now } = await moving();
+  now.socket.say(joined([{ ...peer('ada2', track('t2')), user_id: 'user-ada', moving_from: 'ada' }], { peer_id: 'me2' }));
+  now.socket.say({ type: 'turn-credentials', ...turn() });
+  await settle();
+  if (cut) now.socket.drop(1006);
+  old.socket.drop(4503);
+  await advance(500);
+  assert.deepEqual([[...room.peers.keys()], room.peerId], [['ada2'], 'me2']);
+  if (cut) assert.equal(FakeSocket.last.find('join')!.resume, 'token', 'resumed there');
+  else assert.equal(FakeSocket.last, now.socket, 'the socket that is there is enough');
   room.leave();
 });
 
