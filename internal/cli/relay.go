@@ -71,7 +71,8 @@ this process serves the relays it has to their end.
 Loopback, link-local, and IPv6 addresses with an IPv4 one inside are reached only by a rule inside 127.0.0.0/8, ::1,
 169.254.0.0/16, fe80::/10 or the like; multicast, unspecified and broadcast addresses never.
 
-Without --standalone the node's agent starts it and configures it over --control.`,
+Without --standalone the node's agent starts it and configures it over --control. SIGUSR2 does the same there: the agent
+configures the new process, and this one serves what it has until then.`,
 		Example: `  orama turn run --standalone --listen 203.0.113.5 --tenants tenants.yaml --allow 203.0.113.5:49152-65535
   orama turn run --standalone --listen 203.0.113.5 --relay-ip 10.0.0.5 --tenants tenants.yaml \
       --allow 10.0.0.0/24:20000-20499 --cert fullchain.pem --key privkey.pem --realm example.org
@@ -90,7 +91,10 @@ Without --standalone the node's agent starts it and configures it over --control
 			return usage(c, errors.New("--control is needed, which the node's agent gives; or --standalone, for a TURN server of its own"))
 		}
 		u.Log = a.logger(slog.LevelInfo)
-		return role.TURN(c.Context(), u, leases)
+		upgrade := make(chan os.Signal, 1)
+		signal.Notify(upgrade, syscall.SIGUSR2)
+		defer signal.Stop(upgrade)
+		return role.TURN(c.Context(), u, leases, upgrade)
 	}
 	s := c.Flags()
 	s.StringVar(&u.Control, "control", "", "Unix socket on which the agent configures this process (required, but with --standalone) and 'orama turn list' asks it")

@@ -66,7 +66,7 @@ func (l *leased) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- TURN(ctx, Unit{Control: l.control, Shared: true, Drain: time.Millisecond, Log: slog.New(slog.DiscardHandler)}, true)
+		done <- TURN(ctx, Unit{Control: l.control, Shared: true, Drain: time.Millisecond, Log: slog.New(slog.DiscardHandler)}, true, nil)
 	}()
 	l.end = sync.OnceFunc(func() {
 		cancel()

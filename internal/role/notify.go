@@ -1,6 +1,7 @@
 package role
 
 import (
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -20,13 +21,15 @@ type notifier struct {
 	status   func() string
 	told     string // by run alone
 	stopping chan struct{}
-	quit     chan struct{}
+	quit     func()
+	quitting chan struct{}
 	done     chan struct{}
 }
 
 // notify says that this process serves, and begins the beats.
 func notify(status func() string) *notifier {
-	n := &notifier{status: status, told: status(), stopping: make(chan struct{}), quit: make(chan struct{}), done: make(chan struct{})}
+	n := &notifier{status: status, told: status(), stopping: make(chan struct{}), quitting: make(chan struct{}), done: make(chan struct{})}
+	n.quit = sync.OnceFunc(func() { close(n.quitting) })
 	if told, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+n.told); !told || err != nil {
 		close(n.done)
 		return n
@@ -47,7 +50,7 @@ func (n *notifier) run(every time.Duration) {
 	stopping := n.stopping
 	for {
 		select {
-		case <-n.quit:
+		case <-n.quitting:
 			return
 		case <-stopping:
 			say(daemon.SdNotifyStopping)
@@ -69,10 +72,17 @@ func say(state string) {
 }
 
 // ending says that this process ends; the beats go on while it drains. It is called once.
-func (n *notifier) ending() { close(n.stopping) }
+func (n *notifier) ending() {
+	if n != nil {
+		close(n.stopping)
+	}
+}
 
-// close ends the beats.
+// close ends the beats. Nothing is said afterwards.
 func (n *notifier) close() {
-	close(n.quit)
+	if n == nil {
+		return
+	}
+	n.quit()
 	<-n.done
 }

@@ -58,7 +58,7 @@ type Standalone struct {
 // standalone is a Standalone that runs. Its fields belong to the goroutine of run, except where their own types say otherwise.
 type standalone struct {
 	Standalone
-	srv     *turn.Server
+	succession
 	reg     *prometheus.Registry
 	taken   prometheus.Gauge // 1 while the tenants file is the one in force
 	certs   cert.Source
@@ -69,10 +69,7 @@ type standalone struct {
 	tenants []fileTenant
 	pem     [2][]byte // certificate and key in force
 
-	program string         // what an upgrade starts
-	left    *inheritance   // by the process before; nil: nothing
-	metrics net.Listener   // nil: none
-	control *controlSocket // nil: none
+	metrics net.Listener // nil: none
 }
 
 // TURNStandalone is the life of a TURN server of its own. It serves the tenants of a file until ctx ends, and then keeps
@@ -93,7 +90,7 @@ func TURNStandalone(ctx context.Context, o Standalone) error {
 		return err
 	}
 	s.reg.MustRegister(s.taken)
-	s.srv = turn.New(o.Log, s.reg)
+	s.srv, s.log = turn.New(o.Log, s.reg), o.Log
 	s.srv.Ports = o.Ports
 	s.srv.Ports.Unshared = o.HTTPS == ""
 	var metrics []turn.Bequest
@@ -399,7 +396,7 @@ func (s *standalone) run(ctx context.Context, servers []server) error {
 	}
 	wg.Go(func() { s.certs.Run(serving) }) //nolint:errcheck // it ends with its context
 	told := notify(func() string { return turnStatus(s.srv.Status()) })
-	done, err := s.follow(ctx, failed)
+	done, err := s.follow(ctx, failed, told)
 	if err == nil && !done {
 		s.Log.Info("turn: draining", "relays", s.living(), "at_most", s.Drain)
 		told.ending()
@@ -417,58 +414,32 @@ func (s *standalone) run(ctx context.Context, servers []server) error {
 	return err
 }
 
-// upgrade has the program as it is now take the place of this process, and says whether it does.
-func (s *standalone) upgrade(ctx context.Context) bool {
-	if s.left.served() {
-		s.Log.Error("turn: not upgraded: the process before this one still serves its relays; try again when it has ended", "before", s.left.Parent)
-		return false
-	}
-	s.Log.Info("turn: upgrading", "program", s.program, "relays", s.living())
-	var pid int
-	err := s.srv.HandOver(func(estate turn.Estate) error {
-		if s.metrics != nil {
-			b, err := turn.BequestOf(metricsBequest, s.metrics)
-			if err != nil {
-				return err
-			}
-			own := turn.Estate{b}
-			defer own.Close()
-			estate = append(slices.Clip(estate), b)
-		}
-		var err error
-		pid, err = succeed(ctx, s.program, estate, s.Log)
-		return err
-	})
-	if err != nil {
-		if s.control != nil {
-			s.control.restore()
-		}
-		s.Log.Error("turn: not upgraded; this process goes on as it was", "error", err)
-		return false
-	}
-	mainProcess(pid)
-	if s.control != nil {
-		s.control.handed()
-	}
+// upgrade has the program as it is now take the place of this process; nil: it does not.
+func (s *standalone) upgrade(ctx context.Context) *heir {
+	var more turn.Estate
+	defer more.Close()
 	if s.metrics != nil {
+		b, err := turn.BequestOf(metricsBequest, s.metrics)
+		if err != nil {
+			s.Log.Error("turn: not upgraded; this process goes on as it was", "error", err)
+			return nil
+		}
+		more = append(more, b)
+	}
+	h := s.handOver(ctx, more...)
+	if h != nil && s.metrics != nil {
 		s.metrics.Close() //nolint:errcheck // it lives on where it went
 	}
-	s.Log.Info("turn: handed over; what lives here is served to its end", "pid", pid, "relays", s.living())
-	return true
-}
-
-func (s *standalone) living() (n int) {
-	for _, t := range s.srv.Status().Tenants {
-		n += t.Allocations
-	}
-	return n
+	return h
 }
 
 // follow takes what changes until ctx ends, or a server fails; done says that all was handed over and nothing is left to serve.
-func (s *standalone) follow(ctx context.Context, failed <-chan error) (done bool, err error) {
+func (s *standalone) follow(ctx context.Context, failed <-chan error, told *notifier) (done bool, err error) {
 	tick := time.NewTicker(tenantsEvery)
 	defer tick.Stop()
-	var servedOut <-chan struct{} // nil until this process has handed over
+	var next *heir // nil until this process has handed over
+	var ended <-chan *os.ProcessState
+	var servedOut <-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -477,13 +448,22 @@ func (s *standalone) follow(ctx context.Context, failed <-chan error) (done bool
 			return true, nil
 		case err := <-failed:
 			return false, err
+		case state := <-ended:
+			if ctx.Err() != nil {
+				return false, nil
+			}
+			err := s.orphaned(next, state)
+			return err != nil, err
 		case <-s.Upgrade:
-			if servedOut == nil && s.upgrade(ctx) {
+			if next != nil {
+				continue
+			}
+			if next = s.upgrade(ctx); next != nil {
+				told.close() // the next one speaks for the unit
+				defer next.says.Close()
 				leaving, cancel := context.WithTimeout(ctx, serveOutMost)
 				defer cancel()
-				out := make(chan struct{})
-				go func() { defer close(out); s.srv.ServeOut(leaving) }()
-				servedOut = out
+				ended, servedOut = next.ended, servesOut(leaving, s.srv)
 			}
 		case <-s.Reload:
 			s.hangUp()

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/batch"
+	"orama.network/orama/internal/plan"
 )
 
 // Estate is what a process leaves to the one that takes its place.
@@ -133,8 +135,9 @@ func (l *listener) name() string { return l.transport + " " + l.addr }
 func (s *Server) inherited(l *listener) []Bequest { return s.Estate.Take(l.name()) }
 
 // HandOver leaves the listening sockets to another server. start is given them, to be closed when it returns, and says once
-// that server listens; until then, and with an error for good, nothing changes here. Afterwards clients that have
-// no relay here, and no connection, are the other's: see ServeOut.
+// that server listens; until then, and with an error for good, nothing changes here, but that leases whose holders vanish are kept
+// meanwhile. Afterwards clients that have no relay here, and no connection, are the other's, and so are the holders of leases: see
+// ServeOut and Follow.
 func (s *Server) HandOver(start func(Estate) error) (err error) {
 	s.mu.Lock()
 	listeners, ready := s.listeners, s.configured && !s.closed && !s.handed.Load()
@@ -144,7 +147,13 @@ func (s *Server) HandOver(start func(Estate) error) (err error) {
 	}
 	var left []bequest
 	var estate Estate
+	s.leases.freeze()
 	defer func() {
+		if err != nil {
+			s.leases.thaw()
+		} else {
+			s.leases.leave()
+		}
 		estate.Close()
 		for _, b := range left {
 			if err != nil {
@@ -175,6 +184,22 @@ func (s *Server) HandOver(start func(Estate) error) (err error) {
 		return err
 	}
 	s.handed.Store(true)
+	return nil
+}
+
+// Follow serves those tenants from now on that the other server does, after HandOver: relays of a tenant that is gone there,
+// or has another secret, have ended when it returns. A list that cannot be served whole is refused and changes nothing.
+func (s *Server) Follow(tenants []plan.TenantSpec) error {
+	if err := checkTenants(tenants); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || !s.handed.Load() {
+		return orama.Errorf(orama.KindConflict, "not_handed_over", "this TURN server follows no other")
+	}
+	s.wanted = slices.Clone(tenants)
+	s.setTenants(s.wanted, endRemoved)
 	return nil
 }
 

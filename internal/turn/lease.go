@@ -2,6 +2,7 @@ package turn
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,7 +43,8 @@ type Lease struct {
 
 	// guarded by the server's leases.mu
 	lost      uint64      // events that nobody read
-	timer     *time.Timer // runs while its holder is missing; nil otherwise
+	missing   bool        // its holder is
+	timer     *time.Timer // runs while its holder is missing, and leases are not frozen; nil otherwise
 	releasing bool        // no longer counts, but still hears how its relays end
 	over      bool
 }
@@ -51,15 +53,71 @@ type Lease struct {
 type leases struct {
 	inUse bool // set before the first Apply
 
-	mu   sync.Mutex // guards the following; taken after Server.mu
-	held map[orama.NamespaceID]*Lease
+	mu     sync.Mutex // guards the following; taken after Server.mu
+	held   map[orama.NamespaceID]*Lease
+	frozen bool // a missing holder has all the time there is
+	left   bool // the next process has them
 }
 
 // UseLeases makes the server serve a namespace only while a lease of it is held. It is called before the first Apply.
-func (s *Server) UseLeases() {
+// Those that the process before held are given; their holders may come from then on, and have until a while after the first Apply.
+func (s *Server) UseLeases(before ...orama.NamespaceID) {
 	s.leases.inUse = true
 	s.leases.held = map[orama.NamespaceID]*Lease{}
+	s.leases.frozen = len(before) > 0
+	for _, ns := range before {
+		l := s.newLease(ns)
+		l.missing = true
+		s.leases.held[ns] = l
+	}
 	s.scribe.also = s.tellHolder
+}
+
+// Leases are the namespaces that somebody holds a lease of, or did until just now; for UseLeases in the next process.
+func (s *Server) Leases() []orama.NamespaceID {
+	s.leases.mu.Lock()
+	defer s.leases.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.leases.held))
+}
+
+func (s *Server) newLease(ns orama.NamespaceID) *Lease {
+	return &Lease{srv: s, ns: ns, events: make(chan LeaseEvent, maxUnread), ended: make(chan struct{})}
+}
+
+// freeze keeps leases whose holders vanish, until thaw: they may have gone to the next process.
+func (ls *leases) freeze() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.frozen = true
+	for _, l := range ls.held {
+		if l.timer != nil {
+			l.timer.Stop()
+			l.timer = nil
+		}
+	}
+}
+
+// thaw gives the holders that are missing their time to return, from now.
+func (ls *leases) thaw() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if !ls.frozen {
+		return
+	}
+	ls.frozen = false
+	for _, l := range ls.held {
+		if l.missing {
+			l.timer = time.AfterFunc(leaseGrace, l.Release)
+		}
+	}
+}
+
+// leave sends every holder to the next process. What is served here no longer depends on them.
+func (ls *leases) leave() {
+	ls.endAll()
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.left = true
 }
 
 // Lease has a namespace served from now on, or as soon as it is configured. A lease whose holder is missing is
@@ -88,15 +146,17 @@ func (ls *leases) take(s *Server, ns orama.NamespaceID) (*Lease, error) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	switch old := ls.held[ns]; {
+	case ls.left:
+		return nil, orama.Errorf(orama.KindConflict, "handed_over", "another process has taken this TURN server's place, and its leases")
 	case old == nil && len(ls.held) >= maxLeases:
 		return nil, orama.Errorf(orama.KindLimited, "too_many_leases", "this TURN server has %d leases, and takes no more", maxLeases)
 	case old == nil:
-	case old.timer == nil:
+	case !old.missing:
 		return nil, orama.Errorf(orama.KindConflict, "leased", "namespace %s is leased by another process; see systemctl status orama-namespace-turn@%s", ns, ns)
 	default:
 		old.endLocked()
 	}
-	l := &Lease{srv: s, ns: ns, events: make(chan LeaseEvent, maxUnread), ended: make(chan struct{})}
+	l := s.newLease(ns)
 	ls.held[ns] = l
 	return l, nil
 }
@@ -138,7 +198,10 @@ func (l *Lease) Abandon() {
 	ls := &l.srv.leases
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if !l.over && l.timer == nil {
+	if l.over || l.missing {
+		return
+	}
+	if l.missing = true; !ls.frozen {
 		l.timer = time.AfterFunc(leaseGrace, l.Release)
 	}
 }
@@ -194,6 +257,9 @@ func (s *Server) leased() []plan.TenantSpec {
 	}
 	s.leases.mu.Lock()
 	defer s.leases.mu.Unlock()
+	if s.leases.left {
+		return s.wanted
+	}
 	return slices.DeleteFunc(slices.Clone(s.wanted), func(t plan.TenantSpec) bool {
 		l := s.leases.held[t.Namespace]
 		return l == nil || l.releasing
@@ -208,7 +274,7 @@ func (s *Server) unleased() (out []orama.NamespaceID) {
 	s.leases.mu.Lock()
 	defer s.leases.mu.Unlock()
 	for _, t := range s.wanted {
-		if s.leases.held[t.Namespace] == nil {
+		if s.leases.held[t.Namespace] == nil && !s.leases.left {
 			out = append(out, t.Namespace)
 		}
 	}

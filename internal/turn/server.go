@@ -22,12 +22,13 @@ import (
 	"orama.network/orama/internal/turn/wire"
 )
 
-// Server is one host's TURN server. Make it with New; set Ports, Limits and Estate, if at all, before the
+// Server is one host's TURN server. Make it with New; set Ports, Limits, Estate and Told, if at all, before the
 // first Apply. Its methods may be called from any goroutine.
 type Server struct {
 	Ports  Ports
 	Limits Limits
-	Estate Estate // what the process before left; what the first Apply has no use for is closed by it
+	Estate Estate                  // what the process before left; what the first Apply has no use for is closed by it
+	Told   func([]plan.TenantSpec) // hears which tenants are served now, after each change; it does not wait. nil: nobody does
 
 	log     *slog.Logger
 	scribe  *scribe // for lines from the path of packets
@@ -125,6 +126,7 @@ func (s *Server) Apply(spec plan.TURNSpec) error {
 	s.backend.Store(&httpsBackend{spec.HTTPSBackend, spec.HTTPSProxy})
 	s.wanted = slices.Clone(spec.Tenants)
 	s.setTenants(s.leased(), endRemoved)
+	s.leases.thaw()
 	return nil
 }
 
@@ -226,6 +228,9 @@ func (s *Server) setTenants(specs []plan.TenantSpec, removed string) {
 	}
 	for _, spec := range specs {
 		next[spec.Namespace].move(spec.Relay)
+	}
+	if s.Told != nil && s.configured {
+		s.Told(specs)
 	}
 }
 

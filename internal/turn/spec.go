@@ -33,8 +33,12 @@ func checkSpec(spec plan.TURNSpec) error {
 			return bad("https_backend: %v", err)
 		}
 	}
+	return checkTenants(spec.Tenants)
+}
+
+func checkTenants(tenants []plan.TenantSpec) error {
 	seen := map[orama.NamespaceID]bool{}
-	for i, t := range spec.Tenants {
+	for i, t := range tenants {
 		if seen[t.Namespace] {
 			return bad("namespace %s is there twice", t.Namespace)
 		}
@@ -42,7 +46,7 @@ func checkSpec(spec plan.TURNSpec) error {
 		if err := checkTenant(t); err != nil {
 			return bad("namespace %s: %v", t.Namespace, err)
 		}
-		for _, o := range spec.Tenants[:i] {
+		for _, o := range tenants[:i] {
 			if overlap(o.Relay, t.Relay) {
 				return bad("namespaces %s and %s share relay ports", o.Namespace, t.Namespace)
 			}
