@@ -91,8 +91,15 @@ func (k *child) run(p *process, first chan<- error) {
 		case first <- err: // has room for one
 		default:
 		}
-		if err == nil && !k.watch(p) {
-			return
+		if err == nil {
+			heir, more := k.watch(p)
+			if !more {
+				return
+			}
+			if heir != nil {
+				p = heir
+				continue
+			}
 		}
 		if p != nil && time.Since(p.started) > livedLong {
 			backoff = firstBackoff
@@ -130,21 +137,26 @@ func (k *child) running(p *process) {
 	k.set(func(s *UnitState) { s.PID, s.Since = p.pid, p.started })
 }
 
-// watch waits until the process is gone. False: it is so by request, or is no longer ours to watch.
-func (k *child) watch(p *process) bool {
+// watch waits until the process is gone, and gives the one that it has left in its place, if it has: that is the unit's
+// from then on, to be stopped as well if the first was. False: it is gone by request, or is no longer ours to watch.
+func (k *child) watch(p *process) (heir *process, more bool) {
 	select {
 	case <-p.gone:
 	case <-k.detach:
 		p.release()
-		return false
+		return nil, false
 	case <-k.stop:
 		if !k.terminate(p) {
 			p.release()
-			return false
+			return nil, false
 		}
 	}
+	if heir = k.c.find(k.name); heir != nil {
+		heir.log, heir.logOffset = p.log, p.logOffset // it was given the same files
+		return heir, true
+	}
 	k.set(func(s *UnitState) { s.PID, s.Since, s.LastExit = 0, time.Now(), p.exit })
-	return k.pause(0)
+	return nil, k.pause(0)
 }
 
 // terminate ends a process: false when detached before it was gone.

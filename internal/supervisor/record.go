@@ -115,7 +115,7 @@ func (c *Children) find(name string) *process {
 }
 
 // unrecorded looks for a process that bears the unit's marker and leads a session, as our children do: one
-// whose supervisor was killed before it could write the record.
+// whose supervisor was killed before it could write the record, or that has taken the place of the one that we started.
 func (c *Children) unrecorded(name string) (record, bool) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

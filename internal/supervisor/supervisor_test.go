@@ -40,6 +40,16 @@ func helper(kind string, args []string) {
 		fmt.Println("serving")
 		<-term
 		fmt.Println("bye")
+	case "upgrade": // has another process take its place, and ends on SIGTERM
+		next := exec.Command(os.Args[0], "helper", "serve")
+		next.Stdout, next.SysProcAttr = os.Stdout, &unix.SysProcAttr{Setsid: true}
+		if err := next.Start(); err != nil {
+			panic(err)
+		}
+		fmt.Println("next is", next.Process.Pid)
+		term := make(chan os.Signal, 1)
+		signal.Notify(term, unix.SIGTERM)
+		<-term
 	case "stubborn": // does not end on SIGTERM
 		signal.Ignore(unix.SIGTERM)
 		fmt.Println("serving")
@@ -180,6 +190,54 @@ func TestAUnitThatDiesIsStartedAgain(t *testing.T) {
 	require.Contains(t, s.LastExit, "signal: killed")
 	_, err := readStat(first.PID)
 	require.Error(t, err, "the first was reaped")
+}
+
+// upgraded starts a unit that has started its successor, and gives both processes.
+func upgraded(t *testing.T, c *Children, dir string) (before UnitState, after int) {
+	t.Helper()
+	u := unit(dir, "upgrade")
+	require.NoError(t, c.Ensure(t.Context(), u))
+	logHas(t, u, "serving")
+	logHas(t, u, "next is")
+	text, err := os.ReadFile(u.Log)
+	require.NoError(t, err)
+	_, text, _ = bytes.Cut(text, []byte("next is "))
+	_, err = fmt.Sscan(string(text), &after)
+	require.NoError(t, err)
+	return state(t, c), after
+}
+
+func TestASuccessorIsTheUnit(t *testing.T) {
+	dir := t.TempDir()
+	c := start(t, dir)
+	before, after := upgraded(t, c, dir)
+	require.NoError(t, unix.Kill(before.PID, unix.SIGTERM))
+	eventually(t, "the successor is the unit", func() bool { return state(t, c).PID != before.PID })
+	s := state(t, c)
+	require.Equal(t, after, s.PID)
+	require.Zero(t, s.Restarts)
+	require.Empty(t, s.LastExit)
+	require.True(t, lives(after))
+
+	// It is kept as the first was, by the next supervisor too.
+	c.Detach()
+	c = start(t, dir)
+	require.NoError(t, c.Ensure(t.Context(), unit(dir, "serve")))
+	require.Equal(t, after, state(t, c).PID)
+	require.NoError(t, unix.Kill(after, unix.SIGKILL))
+	eventually(t, "another process", func() bool { s := state(t, c); return s.PID != 0 && s.PID != after })
+	require.Equal(t, 1, state(t, c).Restarts)
+}
+
+func TestAUnitIsStoppedWithItsSuccessor(t *testing.T) {
+	dir := t.TempDir()
+	c := start(t, dir)
+	before, after := upgraded(t, c, dir)
+	require.NoError(t, c.Stop(t.Context(), "u", long))
+	require.False(t, lives(before.PID))
+	require.False(t, lives(after))
+	require.Empty(t, c.List())
+	require.NoFileExists(t, c.path("u"))
 }
 
 func TestACrashLoopIsSeenAndSlowsDown(t *testing.T) {
