@@ -59,6 +59,7 @@ func TestSystemd(t *testing.T) {
 	t.Run("firewall", s.firewall)
 	t.Run("journal", s.journal)
 	t.Run("agent", s.agent)
+	t.Run("reload", s.reload)
 	t.Run("crash", s.crash)
 	t.Run("watchdog", s.watchdog)
 	t.Run("lease", s.lease)
@@ -220,6 +221,101 @@ func (s *served) agent(t *testing.T) {
 	s.allReady(t, time.Time{})
 	require.Equal(t, before, s.pids(t))
 	require.NotContains(t, s.m.journal(leaseService), "reason=lease_ended")
+}
+
+const turnControl = "/run/orama-turn/control.sock"
+
+// send has a relay send a packet to the namespace's SFU.
+func (s *served) send(t testing.TB, relay net.PacketConn) {
+	t.Helper()
+	for line := range strings.Lines(in(t, s.m.host.name, "ss -Hlun src "+s.m.host.mesh)) {
+		at, err := netip.ParseAddrPort(strings.Fields(line)[3])
+		require.NoError(t, err)
+		if at.Port() >= 20000 && at.Port() < 49152 { // neither a relay nor the name server
+			_, err := relay.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(at))
+			require.NoError(t, err)
+			return
+		}
+	}
+	t.Fatal("the SFU has no socket")
+}
+
+// sent is how many packets a relay's client has sent, as one of the TURN server's processes counts them; 0 for one that has no such relay.
+func (s *served) sent(t testing.TB, control string, relay net.PacketConn) uint64 {
+	t.Helper()
+	var list struct {
+		Relays []struct {
+			Relay     string
+			UpPackets uint64 `json:"up_packets"`
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(s.m.must(t, "orama", "turn", "list", "--json", "--control", control)), &list))
+	for _, r := range list.Relays {
+		if r.Relay == relay.LocalAddr().String() {
+			return r.UpPackets
+		}
+	}
+	return 0
+}
+
+// reload: a new program takes the TURN server's place, and the one before serves its relay to its end. A reload that a
+// crash follows is a crash.
+func (s *served) reload(t *testing.T) {
+	relay := s.allocate(t)
+	was, others, restarts := s.m.property(t, turnService, "MainPID"), s.pids(t)[:2], s.restarts(t, turnService)
+	alive := func(pid string) bool { _, err := s.m.try("kill", "-0", pid); return err == nil }
+	replaced := func(was string) string {
+		begun, pid := time.Now(), ""
+		s.m.must(t, "systemctl", "reload", turnService)
+		eventually(t, 20*time.Second, func() string {
+			if pid = s.m.property(t, turnService, "MainPID"); pid == was || pid == "0" {
+				return s.m.journal(turnService)
+			}
+			return ""
+		})
+		t.Logf("another process after %s, ready after %s", ms(time.Since(begun)), ms(s.allReady(t, time.Time{})))
+		return pid
+	}
+	now := replaced(was)
+	require.NoError(t, s.allocate(t).Close())
+	require.Zero(t, s.sent(t, turnControl, relay), "it lives where it began")
+	for range 3 {
+		s.send(t, relay)
+	}
+	eventually(t, 5*time.Second, func() string {
+		if n := s.sent(t, turnControl+".before", relay); n != 3 {
+			return fmt.Sprint("of three packets went through: ", n)
+		}
+		return ""
+	})
+	require.True(t, alive(was))
+
+	require.NoError(t, relay.Close())
+	eventually(t, 20*time.Second, func() string {
+		if alive(was) {
+			return "the old process outlives its relay: " + s.m.journal(turnService)
+		}
+		return ""
+	})
+	require.Equal(t, now, s.m.property(t, turnService, "MainPID"))
+	require.Equal(t, others, s.pids(t)[:2])
+	require.Equal(t, restarts, s.restarts(t, turnService), "nothing was restarted")
+	require.NotContains(t, s.m.journal(turnService), "reception only permitted")
+	s.allReady(t, time.Time{})
+
+	held := s.allocate(t)
+	again := replaced(now)
+	require.True(t, alive(now))
+	s.m.must(t, "kill", "-KILL", again)
+	eventually(t, 20*time.Second, func() string {
+		if alive(now) || s.restarts(t, turnService) != restarts+1 || s.m.property(t, turnService, "ActiveState") != "active" {
+			return "no fresh start: " + s.m.journal(turnService)
+		}
+		return ""
+	})
+	held.Close() //nolint:errcheck // it has ended
+	s.allReady(t, time.Time{})
+	s.allocate(t)
 }
 
 func (s *served) crash(t *testing.T) {

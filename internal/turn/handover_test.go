@@ -11,11 +11,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"orama.network/orama"
 	"orama.network/orama/internal/batch"
+	"orama.network/orama/internal/plan"
 )
 
 // successor is a second server for the spec of the first, as another process would be.
-func (h *host) successor(t *testing.T, estate Estate) *Server {
+func (h *host) successor(t *testing.T, estate Estate, configure ...func(*Server)) *Server {
 	t.Helper()
 	var own Estate // the first closes its descriptors
 	for _, b := range estate {
@@ -25,6 +27,9 @@ func (h *host) successor(t *testing.T, estate Estate) *Server {
 	}
 	s := New(slog.New(slog.NewJSONHandler(h.log, nil)), nil)
 	s.now, s.Ports, s.Estate = h.clock.now, h.srv.Ports, own
+	for _, f := range configure {
+		f(s)
+	}
 	require.NoError(t, s.Apply(h.spec))
 	return s
 }
@@ -139,6 +144,88 @@ func TestHandOverToNobody(t *testing.T) {
 	}
 	require.Equal(t, 2*len(transports), h.allocations(alpha))
 	require.False(t, h.srv.Status().Draining)
+}
+
+// leasingHost is a host with a lease of each namespace, and a relay of alpha.
+func leasingHost(t *testing.T) (h *host, mine, others *Lease, r *relaying) {
+	t.Helper()
+	h = newHost(t, leasing)
+	mine, err := h.srv.Lease(alpha)
+	require.NoError(t, err)
+	others, err = h.srv.Lease(beta)
+	require.NoError(t, err)
+	r = h.relaying("udp")
+	t.Cleanup(r.end)
+	return h, mine, others, r
+}
+
+func TestHandOverOfLeases(t *testing.T) {
+	h, mine, others, r := leasingHost(t)
+	var next *Server
+	told := make(chan []plan.TenantSpec, 10)
+	require.NoError(t, h.srv.HandOver(func(e Estate) error {
+		mine.Abandon() // its holder has gone to the next one already
+		require.Nil(t, mine.timer, "nothing ends meanwhile")
+		require.Equal(t, []orama.NamespaceID{alpha, beta}, h.srv.Leases())
+		next = h.successor(t, e, func(s *Server) {
+			s.UseLeases(h.srv.Leases()...)
+			s.Told = func(list []plan.TenantSpec) { told <- list }
+		})
+		return nil
+	}))
+	defer func() { require.NoError(t, next.Close()) }()
+	<-mine.Ended()
+	<-others.Ended()
+	_, err := h.srv.Lease(alpha)
+	require.Equal(t, orama.KindConflict, orama.KindOf(err))
+	require.Empty(t, h.srv.Status().Unleased)
+	r.goesOn(t, 20)
+	require.Len(t, <-told, 2)
+	require.Len(t, next.Status().Tenants, 2, "served while the holders are on their way")
+
+	// What changes there changes here.
+	again, err := next.Lease(alpha)
+	require.NoError(t, err)
+	require.NoError(t, h.srv.Follow(<-told))
+	r.goesOn(t, 20)
+	require.Error(t, h.srv.Follow([]plan.TenantSpec{{Namespace: alpha}}), "no secret")
+	require.Equal(t, 1, h.allocations(alpha))
+	again.Release()
+	list := <-told
+	require.Len(t, list, 1)
+	require.NoError(t, h.srv.Follow(list))
+	require.Zero(t, h.allocations(alpha))
+	require.Error(t, next.Follow(list), "it has not handed over")
+}
+
+// A lease that was not taken anew ends in the next server, after the time that a missing holder has.
+func TestHandedLeaseEndsWithoutAHolder(t *testing.T) {
+	h, _, _, _ := leasingHost(t)
+	var next *Server
+	require.NoError(t, h.srv.HandOver(func(e Estate) error {
+		next = h.successor(t, e, func(s *Server) { s.UseLeases(alpha) })
+		return nil
+	}))
+	defer func() { require.NoError(t, next.Close()) }()
+	require.Eventually(t, func() bool { return len(next.Status().Tenants) == 0 }, leaseGrace+patience, 10*time.Millisecond)
+}
+
+// Nothing is frozen for good: with no successor, a holder that is missing has its time from then on.
+func TestLeasesThaw(t *testing.T) {
+	h, mine, others, _ := leasingHost(t)
+	wrong := errors.New("it did not come up")
+	others.Abandon()
+	require.ErrorIs(t, h.srv.HandOver(func(Estate) error { mine.Abandon(); require.Nil(t, others.timer); return wrong }), wrong)
+	back, err := h.srv.Lease(beta)
+	require.NoError(t, err, "its holder came back in time")
+	require.Equal(t, 1, h.allocations(alpha))
+	select {
+	case <-mine.Ended():
+	case <-time.After(leaseGrace + patience):
+		t.Fatal("the lease outlived its holder")
+	}
+	require.Zero(t, h.allocations(alpha))
+	require.Equal(t, LeaseEvent{Served: true}, back.Now())
 }
 
 func dupBequest(b Bequest) (Bequest, error) {
