@@ -230,9 +230,9 @@ func TestSystemdReadsTheUnits(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "usr/lib/systemd/system")
 	require.NoError(t, os.MkdirAll(dir, 0o755))
-	require.NoError(t, os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755))
-	for _, program := range []string{"orama", "chown"} {
-		require.NoError(t, os.WriteFile(filepath.Join(root, "usr/bin", program), []byte("#!/bin/sh\n"), 0o755))
+	for _, program := range []string{"usr/bin/orama", "usr/bin/chown", "bin/sh"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, program)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, program), []byte("#!/bin/sh\n"), 0o755))
 	}
 	// What our units name beside themselves; systemd brings them.
 	for _, other := range []string{"sysinit.target", "basic.target", "shutdown.target", "network-online.target", "multi-user.target", "sockets.target"} {
