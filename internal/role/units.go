@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"orama.network/orama"
@@ -55,6 +57,7 @@ type units struct {
 	node    orama.NodeID
 	runDir  string
 	dataDir string
+	renewed sync.Once
 }
 
 func unitName(role orama.Role, ns orama.NamespaceID) string {
@@ -72,10 +75,31 @@ func (u *units) Run(ctx context.Context, role orama.Role, ns orama.NamespaceID) 
 	}
 	name := unitName(role, ns)
 	err := u.keep.Ensure(ctx, supervisor.Unit{Name: name, Args: argv, Dir: u.dataDir, Log: u.logFile(name)})
-	if err == nil && u.leases != nil && role == orama.RoleTURN {
+	switch {
+	case err != nil || role != orama.RoleTURN:
+	case u.leases != nil:
 		u.leases.begin(ctx)
+	default:
+		u.renewed.Do(u.renew)
 	}
 	return err
+}
+
+// renew has a TURN process that this agent found running an earlier program replaced by the present one; it serves its relays to their
+// end. Under systemd it is another user's, and the package asks for it.
+func (u *units) renew() {
+	own, err := os.Stat(u.exe)
+	if err != nil {
+		return
+	}
+	for _, s := range u.keep.List() {
+		if s.Name != turnUnit || s.PID == 0 {
+			continue
+		}
+		if theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", s.PID)); err == nil && !os.SameFile(own, theirs) {
+			syscall.Kill(s.PID, syscall.SIGUSR2) //nolint:errcheck // it has ended just now
+		}
+	}
 }
 
 // Stop drains the unit's process and returns when it was seen gone.
