@@ -108,7 +108,7 @@ func (u *upgraded) command(log string, args ...string) *exec.Cmd {
 	c.Env = append(os.Environ(), "PATH="+u.dir+":"+os.Getenv("PATH"))
 	c.Stdout, c.Stderr = out, out
 	require.NoError(u.t, c.Start())
-	u.t.Cleanup(func() { c.Process.Kill(); c.Wait() }) //nolint:errcheck // it has ended, mostly
+	u.t.Cleanup(func() { c.Process.Kill(); c.Wait() }) //nolint:errcheck // it has ended, and was waited for, mostly
 	return c
 }
 
@@ -191,6 +191,20 @@ func (u *upgraded) handedOver() *os.Process {
 	require.NoError(u.t, err)
 	u.t.Cleanup(func() { p.Kill() }) //nolint:errcheck // it has ended, mostly
 	return p
+}
+
+// ended waits for a process's end, and says how it was.
+func (u *upgraded) ended(c *exec.Cmd) error {
+	u.t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- c.Wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(patience):
+		u.t.Fatalf("it goes on: %s", c)
+		return nil
+	}
 }
 
 // relaying sends numbered packets through a relay and back, one after the other, and counts those that do not return.
@@ -292,7 +306,7 @@ func TestUpgradeAlone(t *testing.T) {
 
 	before.end()
 	second.end()
-	require.NoError(t, u.first.Wait())
+	require.NoError(t, u.ended(u.first))
 	require.NoFileExists(t, u.control+".before")
 	after.goesOn()
 	u.relaying("myapp", upgradeSecret).goesOn()
@@ -308,7 +322,7 @@ func TestUpgradeThatCrashes(t *testing.T) {
 	u.signal(syscall.SIGUSR2)
 	require.NoError(t, u.handedOver().Kill())
 	var failed *exec.ExitError
-	require.ErrorAs(t, u.first.Wait(), &failed)
+	require.ErrorAs(t, u.ended(u.first), &failed)
 	require.Contains(t, u.log(), "took the place of this one, has ended")
 }
 
@@ -392,8 +406,8 @@ func TestUpgradeOfANode(t *testing.T) {
 
 	// Nor does one whose lease is stopped. The old one ends then.
 	require.NoError(t, c.leases["myapp"].Process.Signal(syscall.SIGTERM))
-	require.NoError(t, c.leases["myapp"].Wait())
-	require.NoError(t, c.first.Wait())
+	require.NoError(t, c.ended(c.leases["myapp"]))
+	require.NoError(t, c.ended(c.first))
 	s, err = c.status(c.control)
 	require.NoError(t, err)
 	require.Equal(t, []orama.NamespaceID{"myapp"}, s.Unleased)

@@ -174,8 +174,13 @@ func TestHandOverOfLeases(t *testing.T) {
 		return nil
 	}))
 	defer func() { require.NoError(t, next.Close()) }()
-	<-mine.Ended()
-	<-others.Ended()
+	for _, l := range []*Lease{mine, others} {
+		select {
+		case <-l.Ended():
+		case <-time.After(patience):
+			t.Fatal("a holder still waits here")
+		}
+	}
 	_, err := h.srv.Lease(alpha)
 	require.Equal(t, orama.KindConflict, orama.KindOf(err))
 	require.Empty(t, h.srv.Status().Unleased)
