@@ -24,7 +24,7 @@ func (f found) List() []supervisor.UnitState                      { return []sup
 func TestAgentRenewsTURN(t *testing.T) {
 	shell, err := exec.LookPath("sh")
 	require.NoError(t, err)
-	c := exec.Command(shell, "-c", `trap "echo asked" USR2; echo there; until read line; do :; done; echo told`)
+	c := exec.Command(shell, "-c", `trap "echo asked" USR2; echo there; while :; do read line && echo "$line"; done`)
 	in, err := c.StdinPipe()
 	require.NoError(t, err)
 	out, err := c.StdoutPipe()
@@ -41,11 +41,16 @@ func TestAgentRenewsTURN(t *testing.T) {
 		require.NoError(t, u.Run(t.Context(), orama.RoleTURN, ""))
 	}
 	keep := found{supervisor.UnitState{Name: turnUnit, PID: c.Process.Pid}}
+	tell := func(line string) {
+		_, err := in.Write([]byte(line + "\n"))
+		require.NoError(t, err)
+	}
 	run(&units{keep: keep, exe: shell})
 	run(&units{keep: found{supervisor.UnitState{Name: sfuUnitPrefix + "myapp", PID: c.Process.Pid}}, exe: "/dev/null"})
+	tell("not asked")
+	require.Equal(t, "not asked", next())
 	run(&units{keep: keep, exe: "/dev/null"})
 	require.Equal(t, "asked", next())
-	_, err = in.Write([]byte("end\n"))
-	require.NoError(t, err)
-	require.Equal(t, "told", next())
+	tell("once")
+	require.Equal(t, "once", next())
 }
