@@ -264,8 +264,9 @@ func (s *served) reload(t *testing.T) {
 	relay := s.allocate(t)
 	was, others, restarts := s.m.property(t, turnService, "MainPID"), s.pids(t)[:2], s.restarts(t, turnService)
 	alive := func(pid string) bool { _, err := s.m.try("kill", "-0", pid); return err == nil }
+	leases := func() int { return strings.Count(s.m.must(t, "journalctl", "-u", leaseService, "--no-pager"), "the lease begins") }
 	replaced := func(was string) string {
-		begun, pid := time.Now(), ""
+		begun, pid, held := time.Now(), "", leases()
 		s.m.must(t, "systemctl", "reload", turnService)
 		eventually(t, 20*time.Second, func() string {
 			if pid = s.m.property(t, turnService, "MainPID"); pid == was || pid == "0" {
@@ -273,7 +274,13 @@ func (s *served) reload(t *testing.T) {
 			}
 			return ""
 		})
-		t.Logf("another process after %s, ready after %s", ms(time.Since(begun)), ms(s.allReady(t, time.Time{})))
+		eventually(t, 5*time.Second, func() string {
+			if leases() != held+1 {
+				return "the lease has not come over: " + s.m.journal(leaseService)
+			}
+			return ""
+		})
+		t.Logf("another process after %s, with leases and ready after %s", ms(time.Since(begun)), ms(s.allReady(t, time.Time{})))
 		return pid
 	}
 	now := replaced(was)

@@ -187,6 +187,16 @@ func (s *Server) HandOver(start func(Estate) error) (err error) {
 	return nil
 }
 
+// haveDone returns when a worker has done something, or the server is closed.
+func (s *Server) haveDone(w *worker, task func()) {
+	done := make(chan struct{})
+	w.post(func() { task(); close(done) })
+	select {
+	case <-done:
+	case <-s.ctx.Done():
+	}
+}
+
 // Follow serves those tenants from now on that the other server does, after HandOver: relays of a tenant that is gone there,
 // or has another secret, have ended when it returns. A list that cannot be served whole is refused and changes nothing.
 func (s *Server) Follow(tenants []plan.TenantSpec) error {

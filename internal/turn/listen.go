@@ -185,7 +185,7 @@ func (s *Server) openUDP(l *listener, at netip.AddrPort) error {
 			if err != nil {
 				return out, err
 			}
-			b.take = func() { workers[i].post(func() { d.pass = ours }) }
+			b.take = func() { s.haveDone(workers[i], func() { d.pass = ours }) }
 			out = append(out, b)
 		}
 		return out, nil
