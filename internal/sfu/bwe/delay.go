@@ -118,12 +118,12 @@ func (m *minimum) reset() { m.begun = false }
 
 // grouping gathers packets that left within 5 ms: what a pacer sends in one go arrives in one go.
 type grouping struct {
-	begun                  bool
-	firstSent, lastSent    time.Time
-	lastArrival            time.Duration
-	prevSent               time.Time
-	prevArrival, reference time.Duration
-	ready                  bool
+	begun               bool
+	firstSent, lastSent time.Time
+	lastArrival         time.Duration
+	prevSent            time.Time
+	prevArrival         time.Duration
+	ready               bool
 }
 
 const groupLength = 5 * time.Millisecond

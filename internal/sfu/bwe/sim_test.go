@@ -53,7 +53,6 @@ type sim struct {
 	seq      uint16
 	onWay    []flight // in order of seq
 	freeAt   time.Duration
-	tokens   float64
 	messages []message
 	chosen   int
 	noVideo  func(t time.Duration) bool
