@@ -264,7 +264,9 @@ func (s *served) reload(t *testing.T) {
 	relay := s.allocate(t)
 	was, others, restarts := s.m.property(t, turnService, "MainPID"), s.pids(t)[:2], s.restarts(t, turnService)
 	alive := func(pid string) bool { _, err := s.m.try("kill", "-0", pid); return err == nil }
-	leases := func() int { return strings.Count(s.m.must(t, "journalctl", "-u", leaseService, "--no-pager"), "the lease begins") }
+	leases := func() int {
+		return strings.Count(s.m.must(t, "journalctl", "-u", leaseService, "--no-pager"), "the lease begins")
+	}
 	replaced := func(was string) string {
 		begun, pid, held := time.Now(), "", leases()
 		s.m.must(t, "systemctl", "reload", turnService)
