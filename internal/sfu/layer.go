@@ -48,6 +48,7 @@ type layer struct {
 
 	reports *reports
 	gaps    gaps
+	history history
 }
 
 // reports keeps the last sender report of a remote track.
@@ -84,7 +85,7 @@ func (l *layer) count(p *packet) {
 	if uint32(t) > l.top.Load() {
 		l.top.Store(uint32(t))
 	}
-	l.bits[s][t] += uint64(len(p.payload)) * 8
+	l.bits[s][t] += uint64(len(p.payload)+overhead) * 8
 	if passed := p.at.Sub(l.since); passed >= time.Second {
 		for s := range l.bits {
 			for t, bits := range l.bits[s] {
@@ -268,25 +269,16 @@ func (u *up) sameCodec(c webrtc.RTPCodecParameters) bool {
 	return isRED(c) && u.kind == webrtc.RTPCodecTypeAudio || strings.EqualFold(c.MimeType, u.codec.MimeType)
 }
 
-// bitrates gives what u was sent over the last whole second, in bit/s by spatial layer (an encoding of simulcast, or a layer of SVC) and
-// temporal layer, each for itself. Safe for any goroutine.
-func (u *up) bitrates() (rates [maxLayers][maxTemporal]uint64) {
-	layers := *u.layers.Load()
-	for n, l := range layers {
-		if len(layers) > 1 && !l.active(time.Now()) {
-			continue
-		}
-		for s := range l.rates {
-			for t := range l.rates[s] {
-				if bits := l.rates[s][t].Load(); len(layers) > 1 {
-					rates[n][t] += bits
-				} else {
-					rates[s][t] = bits
-				}
-			}
+// bitrates gives what l sent over the last whole second, in bit/s as a subscriber's access carries it, by spatial and temporal layer, each for
+// itself. known is false until there was one. Safe for any goroutine.
+func (l *layer) bitrates() (rates [maxLayers][maxTemporal]uint64, known bool) {
+	for s := range l.rates {
+		for t := range l.rates[s] {
+			rates[s][t] = l.rates[s][t].Load()
+			known = known || rates[s][t] > 0
 		}
 	}
-	return rates
+	return rates, known
 }
 
 // wanted reports whether a subscriber is sent l, or waits for it. Safe for any goroutine.

@@ -93,8 +93,13 @@ func (l *layer) run() endOfUp {
 		}
 		u.note(p.level)
 		l.gaps.note(p.hdr.SequenceNumber)
-		if u.kind == webrtc.RTPCodecTypeVideo && !p.look() {
-			continue
+		if u.kind == webrtc.RTPCodecTypeVideo {
+			if !p.look() {
+				continue
+			}
+			l.history.put(buf[:n], &p)
+		} else {
+			l.count(&p)
 		}
 		for _, d := range *u.subs.Load() {
 			d.forward(&p)
