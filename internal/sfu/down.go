@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/sdp/v3"
@@ -34,6 +35,7 @@ type down struct {
 
 	to    *egress
 	heard heard
+	room  atomic.Int64 // what its subscriber has room for, bits a second; 0: any; below: it does not want it now
 
 	mu      sync.Mutex
 	up      *up // guarded by mu, as all below; nil: nothing is sent
@@ -76,6 +78,7 @@ func (d *down) assign(u *up) {
 	defer d.mu.Unlock()
 	d.up, d.stream, d.track, d.paused = u, string(u.owner), string(u.id), false
 	d.starved = false
+	d.room.Store(0)
 	d.from, d.asked, d.broken = nil, nil, false
 	d.lim = limits{spatial: -1, temporal: -1}
 }
@@ -107,6 +110,19 @@ func (d *down) starve(starved bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.starved = starved
+}
+
+// offer says what the subscriber has room for, and has the publisher told when that matters to it.
+func (d *down) offer(room int) {
+	was := int(d.room.Swap(int64(room)))
+	if was != room && (was <= 0 || room <= 0 || max(room-was, was-room) > was/20) {
+		d.mu.Lock()
+		u := d.up
+		d.mu.Unlock()
+		if u != nil && u.roomChanged != nil {
+			u.roomChanged()
+		}
+	}
 }
 
 // prefer bounds what is sent by what the subscriber shows: width in pixels, and frames a second; 0 does not bound.

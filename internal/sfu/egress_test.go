@@ -128,6 +128,10 @@ type call struct {
 	ups   []*up
 	seq   [4]uint16
 	frame int
+
+	source  func() int // what the only encoding is to send now, bits a second; nil: the encodings send layerRates
+	encoded int        // source's own
+	each    func()     // every second
 }
 
 func newCall(t *testing.T) *call {
@@ -183,6 +187,9 @@ func (c *call) run(d time.Duration) {
 		}
 		if ms%1000 == 0 {
 			c.peer.shareOut(time.Now())
+			if c.each != nil {
+				c.each()
+			}
 		}
 		for _, f := range c.peer.inbox.take() {
 			f()
@@ -192,11 +199,15 @@ func (c *call) run(d time.Duration) {
 
 func (c *call) picture() {
 	c.frame++
-	for n, rate := range layerRates {
+	for n := range *c.ups[1].layers.Load() {
+		rate := layerRates[n]
+		if c.source != nil {
+			rate = c.source()
+		}
 		bytes := rate / 8 / 30
 		packets := (bytes + 1199) / 1200
 		for k := range packets {
-			c.packet(1, n, bytes/packets-overhead, k == packets-1, k == 0 && c.frame%15 == 0)
+			c.packet(1, n, max(bytes/packets-overhead, 20), k == packets-1, k == 0 && c.frame%15 == 0)
 		}
 	}
 }

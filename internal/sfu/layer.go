@@ -31,6 +31,7 @@ type layer struct {
 	rid   string
 	order int // of the encodings in the publisher's description: small before large
 	track *webrtc.TrackRemote
+	ssrc  uint32
 
 	lastAt       atomic.Int64                          // Unix ns of the last packet
 	size         atomic.Uint64                         // width << 32 | height, in pixels; 0: unknown
@@ -135,7 +136,7 @@ func (l *layer) keyframeDue() {
 func (l *layer) followLocked(send bool, after time.Duration) {
 	if send {
 		l.up.metrics.pliSent.Add(1)
-		pli := &rtcp.PictureLossIndication{MediaSSRC: uint32(l.track.SSRC())}
+		pli := &rtcp.PictureLossIndication{MediaSSRC: l.ssrc}
 		l.up.sendRTCP([]rtcp.Packet{pli}) //nolint:errcheck // the publisher is going; its reader will say so
 	}
 	if after > 0 {
@@ -194,7 +195,7 @@ func (u *up) add(t *webrtc.TrackRemote, order int, reports *reports) *layer {
 	if u.ended || len(have) >= maxLayers {
 		return nil
 	}
-	l := &layer{up: u, rid: t.RID(), track: t, order: order, reports: reports}
+	l := &layer{up: u, rid: t.RID(), track: t, ssrc: uint32(t.SSRC()), order: order, reports: reports}
 	next := append(slices.Clone(have), l)
 	slices.SortStableFunc(next, func(a, b *layer) int { return cmp.Compare(a.order, b.order) })
 	u.layers.Store(&next)

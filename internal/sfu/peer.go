@@ -70,6 +70,7 @@ type peer struct {
 	pc      *webrtc.PeerConnection
 	out     *egress
 	allot   *allot.Allocator
+	ceiling ceiling
 	limited bool // less is sent than is wanted, because the path takes no more
 	neg     negotiation
 	wants   []*want // in the order of their publication
@@ -310,6 +311,7 @@ func (p *peer) look(now time.Time) {
 	}
 	p.sendReports(now)
 	p.shareOut(now)
+	p.lower(now)
 	p.measure(now)
 	if !p.refreshAt.IsZero() && !now.Before(p.refreshAt) {
 		p.sendCredentials(true)

@@ -27,24 +27,57 @@ func (p *peer) shareOut(now time.Time) {
 	for i, w := range wants { // what is shown large is looked at, where the client says so
 		tracks[i].Focus = w.width > 0 && w.width == widest && slices.ContainsFunc(wants, func(o *want) bool { return o.width > 0 && o.width < widest })
 	}
-	target, scarce := p.out.tell(allot.Wanted(tracks), now)
+	target, scarce := p.out.tell(allot.Wanted(tracks)+beyond(wants, tracks), now)
 	choices := p.allot.Decide(now, target, tracks)
 	p.limited = false
+	left, single := target, 0
 	for i, c := range choices {
 		w, t := wants[i], tracks[i]
-		if w.up.kind != webrtc.RTPCodecTypeVideo {
-			continue
-		}
 		n := c.Layer
 		if n == allot.None && !scarce && len(t.Layers) > 0 {
 			n = 0 // nothing says that there is no room
 		}
-		p.limited = p.limited || scarce && n < len(t.Layers)-1
-		w.down.starve(n == allot.None && len(t.Layers) > 0)
-		if n >= 0 {
-			w.down.target(t.Layers[n].Spatial, t.Layers[n].Temporal)
+		switch {
+		case w.up.kind == webrtc.RTPCodecTypeVideo && w.up.single():
+			single++
+		case n >= 0:
+			left -= t.Layers[n].Bitrate
+		}
+		if w.up.kind == webrtc.RTPCodecTypeVideo {
+			p.limited = p.limited || scarce && n < len(t.Layers)-1
+			w.down.starve(n == allot.None && len(t.Layers) > 0)
+			if n >= 0 {
+				w.down.target(t.Layers[n].Spatial, t.Layers[n].Temporal)
+			}
 		}
 	}
+	for _, w := range p.wants {
+		if w.down == nil {
+			continue
+		}
+		room := 0
+		switch {
+		case w.paused || w.held:
+			room = -1
+		case scarce && w.up.single():
+			room = max(left*(100-roomBeside)/100/single, 1)
+			p.limited = p.limited || room < int(w.up.free.Load())
+		}
+		w.down.offer(room)
+	}
+}
+
+// roomBeside is what part of the room for a picture of one quality is left free, in percent: an encoder does not keep to a rate exactly.
+const roomBeside = 15
+
+// beyond is how much more the pictures would need that have been made smaller at their source, bits a second.
+func beyond(wants []*want, tracks []allot.Track) (sum int) {
+	for i, w := range wants {
+		if n := len(tracks[i].Layers); n > 0 && w.up.single() {
+			sum += max(int(w.up.free.Load())*112/100-tracks[i].Layers[n-1].Bitrate*112/100, 0)
+		}
+	}
+	return sum
 }
 
 // demand is what could be sent of a subscription, the least first.

@@ -44,6 +44,9 @@ type up struct {
 	read  rewrite.Codec
 	// levelID is the header extension id of the audio level in this publisher's packets; 0: none.
 	levelID uint8
+	// roomChanged tells the publisher's loop that somebody has room for more or less of it. It does not block.
+	roomChanged func()
+	free        atomic.Int64 // bits a second that it sent last while nothing asked for less
 	// sendRTCP reaches the publisher.
 	sendRTCP func([]rtcp.Packet) error
 	metrics  *metrics
