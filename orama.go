@@ -73,6 +73,8 @@ type Namespace struct {
 	AllowedOrigins []string      `json:"allowed_origins,omitempty"` // web origins that browsers may call from
 	ClosedRooms    bool          `json:"closed_rooms,omitempty"`    // true: only an owner creates rooms, a join does not
 	WebRTC         *WebRTCConfig `json:"webrtc,omitempty"`          // nil: not enabled
+
+	MaxParticipants int `json:"max_participants,omitempty"` // of each room, at most; a room may allow fewer. 0: any number
 }
 
 // WebRTCConfig is a row of namespace_webrtc_config.

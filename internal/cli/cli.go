@@ -82,7 +82,7 @@ a namespace with WebRTC has TURN relays and SFUs that only those relays can reac
 	f.StringVar(&a.dataDir, "data-dir", "", "directory of the local cluster (default "+defaultDataDirText+")")
 	f.StringVar(&a.env, "env", localEnv, "cluster to talk to: \"local\" is the one on this machine, 'orama env' knows others")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
-	return group(root, a.up(), a.namespace(), a.token(), a.node(), a.monitor(), a.inspector(), a.load(), a.environments(), a.operatorKey(),
+	return group(root, a.up(), a.namespace(), a.room(), a.token(), a.node(), a.monitor(), a.inspector(), a.load(), a.environments(), a.operatorKey(),
 		a.mesh(), a.turn(), a.sfu(), a.firewall(), a.version())
 }
 

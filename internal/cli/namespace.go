@@ -26,7 +26,7 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 
 func (a *app) namespace() *cobra.Command {
 	return group(&cobra.Command{Use: "namespace", Aliases: []string{"ns"}, Short: "Make tenants and give them WebRTC"},
-		a.namespaceCreate(), a.namespaceList(), a.namespaceDelete(), a.namespaceOrigins(), a.webrtcStatus(),
+		a.namespaceCreate(), a.namespaceList(), a.namespaceDelete(), a.namespaceOrigins(), a.namespaceLimits(), a.webrtcStatus(),
 		group(&cobra.Command{Use: "enable", Short: "Turn a service on for a namespace"}, a.enableWebRTC()),
 		group(&cobra.Command{Use: "disable", Short: "Turn a service off for a namespace"}, a.disableWebRTC()))
 }

@@ -14,12 +14,13 @@ import (
 	"orama.network/orama/internal/operator"
 )
 
-// statusJSON is what programs are shown of a namespace's WebRTC: every key is always there.
+// statusJSON is what programs are shown of a namespace's WebRTC: every key is always there, but for a limit that there is none of.
 type statusJSON struct {
 	Namespace         orama.NamespaceID `json:"namespace"`
 	Enabled           bool              `json:"enabled"`
-	TURNCredentialTTL int               `json:"turn_credential_ttl"` // seconds; 0 when not enabled
-	Instances         []instanceJSON    `json:"instances"`           // TURN before SFU, by node
+	TURNCredentialTTL int               `json:"turn_credential_ttl"`        // seconds; 0 when not enabled
+	MaxParticipants   int               `json:"max_participants,omitempty"` // in a room; left out: any number
+	Instances         []instanceJSON    `json:"instances"`                  // TURN before SFU, by node
 }
 
 // instanceJSON is a TURN or an SFU on one node.
@@ -33,7 +34,7 @@ type instanceJSON struct {
 }
 
 func statusForPrograms(s operator.Status) statusJSON {
-	out := statusJSON{s.Namespace, s.Enabled, s.TURNCredentialTTL, []instanceJSON{}}
+	out := statusJSON{s.Namespace, s.Enabled, s.TURNCredentialTTL, s.MaxParticipants, []instanceJSON{}}
 	for _, i := range s.Instances {
 		line := instanceJSON{Node: i.Node, Role: i.Role, State: i.State, Detail: i.Detail, Ports: i.Ports}
 		if !i.Since.IsZero() {
@@ -59,7 +60,7 @@ unknown   its node's agent has not been heard for 15 seconds
 
 With --watch the table is drawn again whenever something changes, until Ctrl-C. With --json it is one
 document: {namespace, enabled, turn_credential_ttl, instances: [{node, role, state, since, detail, ports}]},
-and with both one such line for each change.`,
+with max_participants too where 'orama namespace limits' set it, and with both one such line for each change.`,
 		Example: "  orama namespace webrtc-status --namespace myapp\n  orama namespace webrtc-status --namespace myapp --watch\n" +
 			"  orama namespace webrtc-status --namespace myapp --json | jq -r '.instances[] | select(.state != \"ready\") | .detail'",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -159,6 +160,9 @@ func statusText(s operator.Status, when func(time.Time) string) string {
 	default:
 		fmt.Fprintf(&b, "WebRTC is not enabled for %s.\n", s.Namespace)
 		return b.String()
+	}
+	if s.MaxParticipants > 0 {
+		fmt.Fprintf(&b, "A room has at most %s.\n", several(s.MaxParticipants, "participant"))
 	}
 	b.WriteString("\n")
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -41,6 +41,12 @@ func TestStatusForProgramsIsExact(t *testing.T) {
 	out.Reset()
 	a.print(statusForPrograms(operator.Status{Namespace: "myapp"}))
 	require.JSONEq(t, `{"namespace":"myapp","enabled":false,"turn_credential_ttl":0,"instances":[]}`, out.String())
+	out.Reset()
+	a.print(statusForPrograms(operator.Status{Namespace: "myapp", MaxParticipants: 50}))
+	require.JSONEq(t, `{"namespace":"myapp","enabled":false,"turn_credential_ttl":0,"max_participants":50,"instances":[]}`, out.String())
+	limited := sampleStatus()
+	limited.MaxParticipants = 50
+	require.Contains(t, statusText(limited, ago), "last 10m0s.\nA room has at most 50 participants.\n")
 }
 
 func TestStatusForPeople(t *testing.T) {

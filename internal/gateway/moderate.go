@@ -138,7 +138,7 @@ type settingsInput struct {
 	Body struct {
 		_               struct{}        `additionalProperties:"true"`
 		Locked          *bool           `json:"locked,omitempty" doc:"Nobody joins but admins"`
-		MaxParticipants *int            `json:"max_participants,omitempty" minimum:"0" maximum:"10000" doc:"0: any number"`
+		MaxParticipants *int            `json:"max_participants,omitempty" minimum:"0" maximum:"10000" doc:"0: as many as the namespace allows, which is also the most"`
 		Metadata        json.RawMessage `json:"metadata,omitempty" doc:"Any JSON value of at most 4 KiB; null: none"`
 	}
 }
@@ -149,9 +149,12 @@ func (g *Gateway) changeRoom(ctx context.Context, in *settingsInput) (*settingsO
 	if len(m.Metadata) > signal.MaxMetadata {
 		return nil, orama.Errorf(orama.KindInvalid, "invalid_metadata", "metadata is at most 4 KiB of JSON")
 	}
-	_, row, err := g.moderated(ctx, in.Room)
+	c, row, err := g.moderated(ctx, in.Room)
 	if err != nil {
 		return nil, err
+	}
+	if most := c.ns.MaxParticipants; most > 0 && m.MaxParticipants != nil && *m.MaxParticipants > most {
+		return nil, orama.Errorf(orama.KindInvalid, "too_many_participants", "the namespace allows at most %d participants in a room", most)
 	}
 	state, err := g.act(ctx, row, m)
 	if known := (*orama.Error)(nil); err == nil || errors.As(err, &known) {

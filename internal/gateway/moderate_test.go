@@ -155,6 +155,25 @@ func TestAJoinBringsTheRoomsState(t *testing.T) {
 	require.Empty(t, j.header.Get(signal.HeaderRoom), "there is nothing to say of it")
 }
 
+// What an operator allows a namespace goes to the SFU with every join, and an owner cannot go beyond it.
+func TestAJoinBringsTheNamespacesLimit(t *testing.T) {
+	w, g := moderated(t)
+	w.store.change(func(m *memory) { m.cluster.Namespaces[0].MaxParticipants = 5 })
+	w.clock.offset.Add(int64(time.Second)) // what was read of the cluster is old
+	_, j := g.mustDial(w.sfus[0], signalPath+"?room=daily", w.token())
+	rec, err := signal.DecodeRoomRecord(j.header.Get(signal.HeaderRoom))
+	require.NoError(t, err)
+	require.Equal(t, signal.RoomRecord{MaxParticipants: 5}, rec)
+	for _, room := range []string{"/daily", "/empty"} {
+		a := g.do("PATCH", roomsPath+room, w.owner, `{"max_participants":6}`)
+		require.Equal(t, 422, a.StatusCode, "%s", a.body)
+		require.Equal(t, "too_many_participants", a.code())
+		for _, good := range []string{"0", "1", "5"} {
+			require.Equal(t, 200, g.do("PATCH", roomsPath+room, w.owner, `{"max_participants":`+good+`}`).StatusCode)
+		}
+	}
+}
+
 func TestALargeStateFitsTheHeader(t *testing.T) {
 	s := signal.RoomState{Revision: 1, Settings: signal.RoomSettings{Metadata: json.RawMessage(`"` + strings.Repeat("m", signal.MaxMetadata-2) + `"`)}}
 	for i := range signal.MaxRoomUsers {

@@ -81,7 +81,7 @@ func (s *search) join(ctx context.Context, p process, c *caller, transports []st
 	if c.key != "" {
 		granted = s.g.now()
 	}
-	return s.g.sfus.dial(ctx, at, signal.RoomRecord{State: state}, auth.Ticket{
+	return s.g.sfus.dial(ctx, at, signal.RoomRecord{MaxParticipants: s.ns.MaxParticipants, State: state}, auth.Ticket{
 		Granted: granted, Namespace: p.ns, Node: p.node, Boot: p.boot, Room: s.room, User: c.user, Transports: transports,
 		Publish: c.publish, Subscribe: c.subscribe, Data: c.data, Admin: c.admin,
 	})

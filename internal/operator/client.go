@@ -26,6 +26,7 @@ const (
 type Client struct {
 	http   *http.Client
 	socket string
+	rooted string // where the rooms are of the namespace that the credential is of; "": below each namespace's name
 }
 
 // Dial makes a client of the agent's Unix socket. Nothing is connected before the first call.
@@ -170,6 +171,7 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	if resp.StatusCode < 300 {
 		return resp, nil
 	}
+	resp = translate(resp)
 	defer resp.Body.Close()
 	var a errorAnswer
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLine)).Decode(&a); err != nil || a.Error == nil {

@@ -20,6 +20,8 @@ const maxBody = 16 << 10
 //	DELETE /v1/namespaces/{name}?force=   204
 //	GET    /v1/namespaces/{name}/origins  Origins
 //	PUT    /v1/namespaces/{name}/origins  Origins → Origins
+//	GET    /v1/namespaces/{name}/limits   Limits
+//	PUT    /v1/namespaces/{name}/limits   Limits → Limits
 //	GET    /v1/namespaces/{name}/webrtc   Status
 //	POST   /v1/namespaces/{name}/webrtc   {"credential_ttl_seconds","wait_seconds"} → a stream of steps
 //	DELETE /v1/namespaces/{name}/webrtc   → a stream of steps
@@ -35,6 +37,8 @@ func Handler(o *Operator) http.Handler {
 	mux.HandleFunc("DELETE /v1/namespaces/{name}", h.delete)
 	mux.HandleFunc("GET /v1/namespaces/{name}/origins", h.origins)
 	mux.HandleFunc("PUT /v1/namespaces/{name}/origins", h.setOrigins)
+	mux.HandleFunc("GET /v1/namespaces/{name}/limits", h.limits)
+	mux.HandleFunc("PUT /v1/namespaces/{name}/limits", h.setLimits)
 	mux.HandleFunc("GET /v1/namespaces/{name}/webrtc", h.status)
 	mux.HandleFunc("POST /v1/namespaces/{name}/webrtc", h.enable)
 	mux.HandleFunc("DELETE /v1/namespaces/{name}/webrtc", h.disable)

@@ -32,22 +32,38 @@ func DialGateways(urls []string, key string, roots *x509.CertPool) (*Client, err
 	if _, _, err := auth.ParseAPIKey(key); err != nil {
 		return nil, err
 	}
-	r := &remote{key: key, via: &http.Transport{
+	gateways := make([]*url.URL, len(urls))
+	for i, text := range urls {
+		u, err := GatewayURL(text)
+		if err != nil {
+			return nil, err
+		}
+		gateways[i] = u
+	}
+	return dialed(gateways, roots, func(out *http.Request) {
+		out.URL.Path = remotePrefix + strings.TrimPrefix(out.URL.Path, "/v1/")
+		if raw := out.URL.RawPath; raw != "" {
+			out.URL.RawPath = remotePrefix + strings.TrimPrefix(raw, "/v1/")
+		}
+		out.Header.Set("X-API-Key", key)
+	}), nil
+}
+
+// dialed makes a client of gateways; address makes an agent's call one of theirs.
+func dialed(gateways []*url.URL, roots *x509.CertPool, address func(*http.Request)) *Client {
+	r := &remote{gateways: gateways, address: address, via: &http.Transport{
 		DisableKeepAlives:     true,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   5 * time.Second,
 		ResponseHeaderTimeout: 2 * lookWithin, // an inspection answers when it has looked
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 	}}
-	for _, text := range urls {
-		u, err := GatewayURL(text)
-		if err != nil {
-			return nil, err
-		}
-		r.gateways = append(r.gateways, u)
+	var names []string
+	for _, g := range gateways {
+		names = append(names, g.String())
 	}
-	return &Client{socket: strings.Join(urls, ", "), http: &http.Client{Transport: r,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+	return &Client{socket: strings.Join(names, ", "), http: &http.Client{Transport: r,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
 // GatewayURL reads the URL of a gateway that an operator key may be sent to: over TLS, or without it on this machine or
@@ -69,7 +85,7 @@ func GatewayURL(text string) (*url.URL, error) {
 // remote is a transport that takes an agent's calls to a gateway.
 type remote struct {
 	gateways []*url.URL
-	key      string
+	address  func(*http.Request) // gives a call the path and the credential that gateways want
 	via      http.RoundTripper
 }
 
@@ -96,7 +112,7 @@ func (r *remote) RoundTrip(req *http.Request) (*http.Response, error) {
 			resp.Body.Close()
 			continue // another gateway may have what this one lacks
 		}
-		return translate(resp), nil
+		return resp, nil
 	}
 	return nil, errs
 }
@@ -104,11 +120,7 @@ func (r *remote) RoundTrip(req *http.Request) (*http.Response, error) {
 func (r *remote) rewrite(req *http.Request, gateway *url.URL) (*http.Request, error) {
 	out := req.Clone(req.Context())
 	out.URL.Scheme, out.URL.Host, out.Host = gateway.Scheme, gateway.Host, ""
-	out.URL.Path = remotePrefix + strings.TrimPrefix(req.URL.Path, "/v1/")
-	if raw := req.URL.RawPath; raw != "" {
-		out.URL.RawPath = remotePrefix + strings.TrimPrefix(raw, "/v1/")
-	}
-	out.Header.Set("X-API-Key", r.key)
+	r.address(out)
 	if req.GetBody != nil {
 		body, err := req.GetBody()
 		if err != nil {

@@ -16,9 +16,10 @@ const unknownAfter = 15 * time.Second
 type Status struct {
 	Namespace         orama.NamespaceID `json:"namespace"`
 	Enabled           bool              `json:"enabled"`
-	TURNCredentialTTL int               `json:"turn_credential_ttl"` // seconds; 0 when not enabled
-	Instances         []Instance        `json:"instances"`           // TURN before SFU, by node
-	Missing           []string          `json:"missing,omitempty"`   // what is wanted and could not be placed, with the reason
+	TURNCredentialTTL int               `json:"turn_credential_ttl"`        // seconds; 0 when not enabled
+	MaxParticipants   int               `json:"max_participants,omitempty"` // in a room; 0: any number
+	Instances         []Instance        `json:"instances"`                  // TURN before SFU, by node
+	Missing           []string          `json:"missing,omitempty"`          // what is wanted and could not be placed, with the reason
 }
 
 // Instance is a TURN or an SFU on one node, as it was last seen.
@@ -49,7 +50,7 @@ func (o *Operator) Status(ctx context.Context, ns orama.NamespaceID) (Status, er
 }
 
 func statusOf(c orama.Cluster, n orama.Namespace, now time.Time) Status {
-	s := Status{Namespace: n.ID, Enabled: enabled(n), Instances: []Instance{}}
+	s := Status{Namespace: n.ID, Enabled: enabled(n), MaxParticipants: n.MaxParticipants, Instances: []Instance{}}
 	if s.Enabled {
 		s.TURNCredentialTTL = int(n.WebRTC.CredentialTTL / time.Second)
 	}

@@ -247,6 +247,9 @@ func (h *host) checkGateway(ctx context.Context) error {
 func (h *host) forOperators() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", operator.Handler(h.op))
+	rooms := operator.Rooms{Operator: h.op, Gateway: func(w http.ResponseWriter, r *http.Request) { h.gate.Handler().ServeHTTP(w, r) }}.Handler()
+	mux.Handle("/v1/namespaces/{name}/rooms", rooms)
+	mux.Handle("/v1/namespaces/{name}/rooms/", rooms)
 	seen := h.inspect.Handler()
 	for _, path := range []string{"/v1/report", "/v1/inspection"} {
 		mux.Handle(path, seen)

@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -56,6 +57,9 @@ func (r *room) act(by actor, m signal.Message) *refusal {
 	case *signal.Permit:
 		return r.permit(by, m)
 	case *signal.SetRoom:
+		if m.MaxParticipants != nil && r.allowed > 0 && *m.MaxParticipants > r.allowed {
+			return &refusal{signal.CodeInvalid, fmt.Sprintf("max_participants: the namespace allows at most %d", r.allowed)}
+		}
 		if r.state.Settings.Set(m) {
 			r.changed()
 			r.broadcast(&signal.RoomChanged{Settings: r.state.Settings, By: by.name()}, nil)

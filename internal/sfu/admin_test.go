@@ -199,6 +199,52 @@ func TestARoomsStateMovesWithIt(t *testing.T) {
 	require.Equal(t, signal.CodeFull, await[*signal.Error](full).Code, "the namespace allows three")
 }
 
+// What a namespace allows bounds a room, whose admins may ask for less and not for more.
+func TestTheNamespaceBoundsARoom(t *testing.T) {
+	one, two, three, none := 1, 2, 3, 0
+	for _, x := range []struct {
+		name         string
+		kept, allows int  // the room's own limit, as its record has it, and the namespace's
+		asks         *int // what an admin asks for
+		refused      bool
+		fits         int // members that are let in beside the admin
+	}{
+		{"nothing is limited", 0, 0, nil, false, 4},
+		{"the namespace's", 0, 3, nil, false, 2},
+		{"the room's own", 3, 0, nil, false, 2},
+		{"less than the namespace's", 2, 3, nil, false, 1},
+		{"more than the namespace's, from before", 5, 3, nil, false, 2},
+		{"an admin asks for less", 0, 3, &two, false, 1},
+		{"an admin asks for as much", 0, 3, &three, false, 2},
+		{"an admin asks for more", 1, 2, &three, true, 0},
+		{"an admin goes back", 1, 3, &none, false, 2},
+		{"an admin asks for what he likes", 0, 0, &one, false, 0},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.record = signal.RoomRecord{MaxParticipants: x.allows, State: signal.RoomState{Revision: 1, Settings: signal.RoomSettings{MaxParticipants: x.kept}}}
+			admin, _ := w.enter("carol", true)
+			if x.asks != nil {
+				admin.send(&signal.SetRoom{MaxParticipants: x.asks})
+				if x.refused {
+					require.Equal(t, signal.CodeInvalid, await[*signal.Error](admin).Code)
+				} else {
+					require.Equal(t, *x.asks, await[*signal.RoomChanged](admin).Settings.MaxParticipants)
+				}
+			}
+			for i := range x.fits {
+				w.enter(fmt.Sprint("user-", i), false)
+			}
+			if x.fits < 4 {
+				c := w.dial(as("frank", false))
+				c.send(&signal.Join{})
+				require.Equal(t, signal.CodeFull, await[*signal.Error](c).Code)
+			}
+			w.enter("erin", true)
+		})
+	}
+}
+
 func TestAnAdminMutes(t *testing.T) {
 	w := newWorld(t)
 	admin := w.joinClient(clientOptions{ticket: []func(*auth.Ticket){as("carol", true)}})

@@ -159,7 +159,7 @@ func (r *room) enter(p *peer) (m *signal.Joined, rest []signal.Message) {
 // mayEnter says why somebody who does not resume may not join.
 func (r *room) mayEnter(t auth.Ticket, admin bool) *refusal {
 	most := r.state.Settings.MaxParticipants
-	if most == 0 {
+	if most == 0 || r.allowed > 0 && r.allowed < most { // the namespace's may have become less since
 		most = r.allowed
 	}
 	switch {

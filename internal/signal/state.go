@@ -84,7 +84,7 @@ const maxRoomRecord = MaxRoomState/3*4 + 256
 
 // RoomRecord is what a gateway knows of a room, for an SFU that may not have it yet.
 type RoomRecord struct {
-	MaxParticipants int       `json:"max_participants"` // what the namespace allows where the room says nothing; 0: any number
+	MaxParticipants int       `json:"max_participants"` // what the namespace allows; the room may allow fewer. 0: any number
 	State           RoomState `json:"state"`
 }
 

@@ -71,10 +71,10 @@ func changeStatements(ch orama.Change, now time.Time) []statement {
 
 func putNamespace(n orama.Namespace) []statement {
 	origins, _ := json.Marshal(n.AllowedOrigins) // strings always can be
-	b := []statement{stmt(1, `INSERT INTO namespaces (id, created_at, allowed_origins, closed_rooms) VALUES (?, ?, ?, ?)
+	b := []statement{stmt(1, `INSERT INTO namespaces (id, created_at, allowed_origins, closed_rooms, max_participants) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET created_at = excluded.created_at, allowed_origins = excluded.allowed_origins,
-			closed_rooms = excluded.closed_rooms`,
-		string(n.ID), micros(n.CreatedAt), string(origins), bit(n.ClosedRooms))}
+			closed_rooms = excluded.closed_rooms, max_participants = excluded.max_participants`,
+		string(n.ID), micros(n.CreatedAt), string(origins), bit(n.ClosedRooms), int64(n.MaxParticipants))}
 	if n.WebRTC == nil {
 		return append(b, stmt(anyRows, `DELETE FROM namespace_webrtc_config WHERE namespace = ?`, string(n.ID)))
 	}

@@ -70,7 +70,7 @@ func step(rt *rapid.T) func(*Store) error {
 	})
 	namespace := rapid.Custom(func(rt *rapid.T) orama.Namespace {
 		n := orama.Namespace{ID: ns.Draw(rt, "ns"), CreatedAt: at.Draw(rt, "at"), AllowedOrigins: rapid.SliceOfN(text, 0, 2).Draw(rt, "origins"),
-			ClosedRooms: rapid.Bool().Draw(rt, "closed")}
+			ClosedRooms: rapid.Bool().Draw(rt, "closed"), MaxParticipants: rapid.IntRange(0, 10_000).Draw(rt, "participants")}
 		if rapid.Bool().Draw(rt, "webrtc") {
 			n.WebRTC = &orama.WebRTCConfig{SealedSecret: text.Draw(rt, "secret"), TURNNodes: 2, Disabling: rapid.Bool().Draw(rt, "disabling"), CreatedAt: t0}
 		}
@@ -123,6 +123,8 @@ CREATE TABLE nodes (id TEXT NOT NULL PRIMARY KEY, public_ip TEXT NOT NULL, mesh_
 	gateway_url TEXT NOT NULL, heartbeat INTEGER NOT NULL);
 CREATE TABLE webrtc_rooms (namespace TEXT NOT NULL, room_id TEXT NOT NULL, sfu_node TEXT NOT NULL, boot TEXT NOT NULL, epoch INTEGER NOT NULL,
 	permanent INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, PRIMARY KEY (namespace, room_id));
+CREATE TABLE namespaces (id TEXT NOT NULL PRIMARY KEY, created_at INTEGER NOT NULL, allowed_origins TEXT NOT NULL, closed_rooms INTEGER NOT NULL);
+INSERT INTO namespaces VALUES ('demo', 4000000, '[]', 1);
 INSERT INTO webrtc_rooms VALUES ('demo', 'daily', 'node-1', 'b', 3, 1, 5000000, 6000000);
 INSERT INTO meta (key, value) VALUES ('revision', 41), ('schema', 1);
 INSERT INTO nodes VALUES ('node-1', '127.0.0.11', '127.10.0.1', 'z', 'http://g', 7000000)`
@@ -162,6 +164,7 @@ func migrated(t *testing.T, open func(*testing.T) *Store) {
 	require.NoError(t, <-done)
 	require.EqualValues(t, 41, got.Revision)
 	require.Equal(t, []orama.Node{want}, got.Nodes)
+	require.Equal(t, []orama.Namespace{{ID: "demo", CreatedAt: time.Unix(4, 0).UTC(), AllowedOrigins: []string{}, ClosedRooms: true}}, got.Namespaces)
 	want.MeshKey = "k"
 	require.NoError(t, a.Heartbeat(t.Context(), want, want.Heartbeat))
 	require.Equal(t, []orama.Node{want}, cluster(t, b).Nodes)

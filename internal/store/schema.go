@@ -9,7 +9,7 @@ import (
 )
 
 // schemaVersion is kept in meta. Records of a later version is refused, not guessed at.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // Times are microseconds since 1970, 0 for none: below 2^53, so that JSON numbers carry them exactly.
 // Booleans are 0 and 1.
@@ -31,7 +31,8 @@ var schema = []string{
 		id TEXT NOT NULL PRIMARY KEY,
 		created_at INTEGER NOT NULL,
 		allowed_origins TEXT NOT NULL,
-		closed_rooms INTEGER NOT NULL)`,
+		closed_rooms INTEGER NOT NULL,
+		max_participants INTEGER NOT NULL DEFAULT 0)`,
 	`CREATE TABLE IF NOT EXISTS namespace_webrtc_config (
 		namespace TEXT NOT NULL PRIMARY KEY,
 		enabled INTEGER NOT NULL,
@@ -125,7 +126,7 @@ var schema = []string{
 	// The first revision is 1, so that a change without a base is a conflict.
 	`INSERT INTO meta (key, value) VALUES ('revision', 1) ON CONFLICT (key) DO NOTHING`,
 	// A migration has set it already; and a later program may just have been first.
-	`INSERT INTO meta (key, value) VALUES ('schema', 3) ON CONFLICT (key) DO NOTHING`,
+	`INSERT INTO meta (key, value) VALUES ('schema', 4) ON CONFLICT (key) DO NOTHING`,
 }
 
 // migrations[v] leads from schema v to v+1. The statements of schema follow, for the tables that are new.
@@ -138,6 +139,9 @@ var migrations = map[int64][]string{
 	2: {
 		`ALTER TABLE webrtc_rooms ADD COLUMN state TEXT NOT NULL DEFAULT ''`,
 		`ALTER TABLE webrtc_rooms ADD COLUMN state_revision INTEGER NOT NULL DEFAULT 0`,
+	},
+	3: {
+		`ALTER TABLE namespaces ADD COLUMN max_participants INTEGER NOT NULL DEFAULT 0`,
 	},
 }
 

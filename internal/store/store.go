@@ -22,7 +22,7 @@ func (s *Store) Revision(ctx context.Context) (int64, error) {
 }
 
 const selectNamespaces = `SELECT n.id, n.created_at, n.allowed_origins, n.closed_rooms,
-	w.turn_secret, w.credential_ttl, w.turn_nodes, w.sfu_nodes, w.enabled, w.created_at, w.namespace IS NOT NULL
+	w.turn_secret, w.credential_ttl, w.turn_nodes, w.sfu_nodes, w.enabled, w.created_at, w.namespace IS NOT NULL, n.max_participants
 	FROM namespaces n LEFT JOIN namespace_webrtc_config w ON w.namespace = n.id`
 
 // Cluster reads everything that placement needs, from one moment. Lists are ordered by their keys.
@@ -72,7 +72,7 @@ func node(r row) orama.Node {
 }
 
 func namespace(r row) orama.Namespace {
-	n := orama.Namespace{ID: orama.NamespaceID(r.str(0)), CreatedAt: r.time(1), ClosedRooms: r.bool(3)}
+	n := orama.Namespace{ID: orama.NamespaceID(r.str(0)), CreatedAt: r.time(1), ClosedRooms: r.bool(3), MaxParticipants: int(r.int(11))}
 	_ = json.Unmarshal([]byte(r.str(2)), &n.AllowedOrigins) // written by putNamespace; anything else allows no origin
 	if r.bool(10) {
 		n.WebRTC = &orama.WebRTCConfig{SealedSecret: r.str(4), CredentialTTL: time.Duration(r.int(5)) * time.Microsecond,

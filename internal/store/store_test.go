@@ -60,7 +60,7 @@ func testNode(i int) orama.Node {
 }
 
 func demo(enabled bool) orama.Namespace {
-	n := orama.Namespace{ID: "demo", CreatedAt: t0, AllowedOrigins: []string{"https://a.example"}, ClosedRooms: true}
+	n := orama.Namespace{ID: "demo", CreatedAt: t0, AllowedOrigins: []string{"https://a.example"}, ClosedRooms: true, MaxParticipants: 300}
 	if enabled {
 		n.WebRTC = &orama.WebRTCConfig{SealedSecret: "sealed", CredentialTTL: 20 * time.Second, TURNNodes: 2, SFUNodes: 3, CreatedAt: t0}
 	}
