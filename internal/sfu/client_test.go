@@ -239,6 +239,7 @@ type client struct {
 	lock  sync.Mutex          // one description at a time
 	mute  bool                // offers are not answered
 	edit  func(string) string // changes what it sends as SDP; nil: nothing
+	read  func(string) string // changes what it is sent as SDP; nil: nothing
 	refs  []signal.TrackRef
 	heard chan *remote
 	chans chan *copyOf
@@ -345,7 +346,11 @@ func (c *client) onMessage(m signal.Message) {
 }
 
 func (c *client) answer(m *signal.Offer) {
-	err := c.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: m.SDP})
+	offer := m.SDP
+	if c.read != nil {
+		offer = c.read(offer)
+	}
+	err := c.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: offer})
 	var answer webrtc.SessionDescription
 	if err == nil {
 		answer, err = c.pc.CreateAnswer(nil)

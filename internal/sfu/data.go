@@ -1,11 +1,14 @@
 package sfu
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/pion/sctp"
 	"github.com/pion/webrtc/v4"
 	"golang.org/x/time/rate"
 
@@ -22,6 +25,10 @@ const (
 	// maxBufferedLossy is the same for a lossy copy, whose messages are dropped beyond it: what is
 	// late by more than this was not worth sending.
 	maxBufferedLossy = 128 << 10
+	// maxBufferedPeer bounds in bytes what waits for one receiver on all its copies, those included that
+	// were closed: pion closes a channel after what was written to it. It is looked at once a second, not for each message:
+	// pion's lock on it is held for 200 ms while a receiver leaves, and a sender would wait.
+	maxBufferedPeer = 8 << 20
 	// dataMessages and dataBytes are what one peer may send in a second on all its channels
 	// together, and twice that at once.
 	dataMessages = 1000
@@ -33,18 +40,27 @@ const (
 )
 
 // dataAllowance is what a peer may still send on its data channels.
-type dataAllowance struct{ messages, bytes, refusals *rate.Limiter }
+type dataAllowance struct{ messages, bytes, refusals, oversize *rate.Limiter }
 
 func newDataAllowance() dataAllowance {
 	return dataAllowance{
 		messages: rate.NewLimiter(dataMessages, 2*dataMessages), bytes: rate.NewLimiter(dataBytes, 2*dataBytes),
-		refusals: rate.NewLimiter(1, 1),
+		refusals: rate.NewLimiter(1, 1), oversize: rate.NewLimiter(1, 1),
 	}
 }
 
 // admit says whether a message of n bytes may be forwarded. The sender hears of what may not, once
-// a second at most. It is called by the channels' readers.
+// a second at most for each reason. It is called by the channels' readers.
+//
+// The description says how large a message may be, and browsers and pion refuse what is larger; but pion reads any size, and
+// who ignores the description would have the copies closed at all whose own limit it exceeds.
 func (p *peer) admit(n int, now time.Time) bool {
+	if n > signal.MaxDataMessage {
+		if p.sends.oversize.AllowN(now, 1) {
+			p.post(func() { p.refuse(signal.CodeLimited, "a data message is at most 64 KiB: it was dropped") })
+		}
+		return false
+	}
 	if p.sends.messages.AllowN(now, 1) && p.sends.bytes.AllowN(now, n) {
 		return true
 	}
@@ -154,6 +170,7 @@ type dataCopy struct {
 
 	mu      sync.Mutex
 	dc      *webrtc.DataChannel // guarded by mu, as all below; nil until the receiver's loop made it
+	behind  *atomic.Int64       // bytes that waited for the receiver on all its channels a moment ago; nil until then
 	open    bool
 	closed  bool
 	waiting []webrtc.DataChannelMessage // until it is open
@@ -171,10 +188,11 @@ func (d *dataCopy) send(m webrtc.DataChannelMessage) {
 	if d.open {
 		buffered = int(d.dc.BufferedAmount())
 	}
+	full := len(d.waiting) > maxPosted || d.behind != nil && d.behind.Load()+int64(len(m.Data)) > maxBufferedPeer
 	switch {
-	case d.of.lossy && buffered+len(m.Data) > maxBufferedLossy:
+	case d.of.lossy && (full || buffered+len(m.Data) > maxBufferedLossy):
 		d.of.dropped()
-	case buffered+len(m.Data) > maxBuffered || len(d.waiting) > maxPosted:
+	case full || buffered+len(m.Data) > maxBuffered:
 		d.closeLocked()
 	case d.open:
 		d.writeLocked(m)
@@ -190,7 +208,10 @@ func (d *dataCopy) writeLocked(m webrtc.DataChannelMessage) {
 	} else {
 		err = d.dc.Send(m.Data)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, sctp.ErrOutboundPacketTooLarge): // for this receiver, which said so in its description
+		d.of.dropped()
+	case err != nil:
 		d.closeLocked()
 	}
 }
@@ -212,11 +233,11 @@ func (d *dataCopy) opened() {
 	d.waiting, d.bytes = nil, 0
 }
 
-// use gives the copy its channel.
-func (d *dataCopy) use(dc *webrtc.DataChannel) {
+// use gives the copy its channel, and shows it how far behind its receiver is.
+func (d *dataCopy) use(dc *webrtc.DataChannel, behind *atomic.Int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.dc = dc
+	d.dc, d.behind = dc, behind
 	if d.closed {
 		dc.Close() //nolint:errcheck // it is going either way
 	}

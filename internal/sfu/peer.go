@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/webrtc/v4"
@@ -92,6 +93,7 @@ type peer struct {
 	meter    meter
 
 	sends   dataAllowance // of its data channels
+	behind  atomic.Int64  // bytes of data that wait for it, as its loop saw them last
 	readers sync.WaitGroup
 }
 
@@ -313,6 +315,9 @@ func (p *peer) look(now time.Time) {
 	p.shareOut(now)
 	p.lower(now)
 	p.measure(now)
+	if p.pc != nil {
+		p.behind.Store(int64(p.pc.SCTP().BufferedAmount()))
+	}
 	if !p.refreshAt.IsZero() && !now.Before(p.refreshAt) {
 		p.sendCredentials(true)
 	}

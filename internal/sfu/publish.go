@@ -231,7 +231,7 @@ func (p *peer) addCopy(copied *dataCopy) {
 		p.log.Debug("no copy of a data channel", "err", err)
 		return
 	}
-	copied.use(dc)
+	copied.use(dc, &p.behind)
 	p.copies[copied] = struct{}{}
 	dc.OnOpen(copied.opened)
 	dc.OnClose(func() {

@@ -365,6 +365,12 @@ func textAndNumbersAreKeptAsTheyAre(t *testing.T, w world) {
 		got, err := s.Namespace(t.Context(), n.ID)
 		require.NoError(t, err)
 		require.Equal(t, n, got)
+		n.MaxParticipants, n.ClosedRooms = 7, false // and what is changed later
+		commit(t, s, orama.Change{PutNamespaces: []orama.Namespace{n}})
+		got, err = s.Namespace(t.Context(), n.ID)
+		require.NoError(t, err)
+		require.Equal(t, n, got)
+		n.MaxParticipants, n.ClosedRooms = 300, true
 	}
 	for i, text := range texts {
 		at := t0.Add(time.Duration(i) * time.Second)
