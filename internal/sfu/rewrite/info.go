@@ -41,6 +41,8 @@ type Info struct {
 	Width    uint16 // pixels, where a keyframe says it; else 0
 	Height   uint16
 
+	Deps *Descriptor // what the dependency descriptor says, where there is one
+
 	pidAt, tl0At, keyAt int  // offsets in the payload; 0: absent
 	wide                bool // the picture id has 15 bits
 	PID                 uint16
@@ -50,6 +52,21 @@ type Info struct {
 
 // HasPID reports whether the payload carries a picture id.
 func (i *Info) HasPID() bool { return i.pidAt > 0 }
+
+// Describe adds what a packet's dependency descriptor says to what its payload does. d must stay as it is while i is used.
+func (i *Info) Describe(c Codec, d *Descriptor) {
+	i.Deps = d
+	if c == AV1 { // its payload tells nothing of these; VP9's tells as much
+		i.Start, i.End = d.Start, d.End
+		i.Key = i.Key && !d.Known || d.Key
+	}
+	if d.Known {
+		i.Spatial, i.Temporal = d.Layers()
+		if d.Key {
+			i.Width, i.Height = d.Size()
+		}
+	}
+}
 
 // Read reads a payload's descriptor. A payload that cannot be read is refused.
 func Read(c Codec, b []byte) (Info, bool) {
