@@ -44,7 +44,8 @@ type down struct {
 	ssrc    uint32
 	pt      uint8 // of codec at this subscriber
 	ptRED   uint8 // 0: the subscriber takes no RED
-	levelID uint8 // 0: the subscriber takes no audio level
+	exts    extensionIDs
+	deps    [rewrite.MaxDescriptor]byte // of a packet, rewritten
 	hdr     rtp.Header
 	head    [8]byte // of the payload, rewritten
 	payload []byte  // its memory is used again
@@ -169,7 +170,7 @@ func (d *down) choose(p *packet) (marker bool, ask *layer, ok bool) {
 	d.filter.Want(c.spatial, c.temporal)
 	alone := d.from == nil && len(layers) == 1 // its decoder is new, and waits for a keyframe itself
 	switch {
-	case p.layer == want && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
+	case p.layer == want && !p.late && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
 		d.switchTo(p)
 	case p.layer == d.from && !d.broken:
 	default:
@@ -234,9 +235,7 @@ func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
 		Version: 2, Marker: marker, PayloadType: pt, SequenceNumber: n.Seq, Timestamp: n.TS, SSRC: d.ssrc,
 		Extensions: d.hdr.Extensions[:0],
 	}
-	if d.levelID != 0 && p.level != nil {
-		d.hdr.SetExtension(d.levelID, p.level) //nolint:errcheck // one byte always fits
-	}
+	d.extend(p, &n)
 	if _, err := d.writer.WriteRTP(&d.hdr, payload); err == nil {
 		d.metrics.packetsOut.Add(1)
 	}
@@ -269,17 +268,13 @@ func (d *down) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, erro
 		d.writer = nil
 		return webrtc.RTPCodecParameters{RTPCodecCapability: d.codec}, nil
 	}
-	d.writer, d.ssrc, d.pt, d.ptRED, d.levelID = c.WriteStream(), uint32(c.SSRC()), uint8(codec.PayloadType), 0, 0
+	d.writer, d.ssrc, d.pt, d.ptRED = c.WriteStream(), uint32(c.SSRC()), uint8(codec.PayloadType), 0
 	for _, other := range c.CodecParameters() {
 		if d.kind == webrtc.RTPCodecTypeAudio && isRED(other) {
 			d.ptRED = uint8(other.PayloadType)
 		}
 	}
-	for _, e := range c.HeaderExtensions() {
-		if d.kind == webrtc.RTPCodecTypeAudio && e.URI == audioLevelURI {
-			d.levelID = uint8(e.ID)
-		}
-	}
+	d.exts = idsOf(d.kind, c.HeaderExtensions())
 	return codec, nil
 }
 

@@ -29,8 +29,6 @@ const (
 	nackTries  = 10
 )
 
-const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level" // RFC 6464
-
 // newAPI builds what every PeerConnection of the process is made from.
 func newAPI(mux *pathMux, logs logging.LoggerFactory) (*webrtc.API, error) {
 	media := &webrtc.MediaEngine{}
@@ -112,7 +110,6 @@ const mimeRED = "audio/red"
 
 func registerExtensions(m *webrtc.MediaEngine) error {
 	up := []webrtc.RTPTransceiverDirection{webrtc.RTPTransceiverDirectionRecvonly}
-	both := []webrtc.RTPTransceiverDirection{webrtc.RTPTransceiverDirectionRecvonly, webrtc.RTPTransceiverDirectionSendonly}
 	list := []struct {
 		uri          string
 		audio, video bool
@@ -120,7 +117,6 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 	}{
 		{sdp.SDESMidURI, true, true, up}, // down tracks are told apart by the SSRCs in the SDP
 		{sdp.TransportCCURI, true, true, up},
-		{audioLevelURI, true, false, both},
 		{sdp.SDESRTPStreamIDURI, false, true, up},
 		{sdp.SDESRepairRTPStreamIDURI, false, true, up},
 	}
@@ -134,7 +130,7 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 			}
 		}
 	}
-	return nil
+	return extensionIDs{}.register(m)
 }
 
 // newInterceptors adds no more than is used: retransmission both ways, reports both ways, and

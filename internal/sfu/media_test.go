@@ -156,13 +156,14 @@ func wired(t testing.TB, subscribers int) (*up, *packet) {
 	u.layers.Store(&[]*layer{})
 	for range subscribers {
 		d := newDown(u, u.metrics)
-		d.writer, d.pt, d.levelID = &nowhere{}, 111, 3
+		d.writer, d.pt, d.exts[extLevel] = &nowhere{}, 111, 3
 		u.attach(d)
 	}
 	raw := []byte{0x90, 111, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0xbe, 0xde, 0, 1, 0x10, 20, 0, 0, 1, 2, 3}
+	u.kinds[1] = extLevel + 1
 	p := &packet{up: u}
-	require.True(t, p.parse(raw, 1))
-	require.Equal(t, []byte{20}, p.level)
+	require.True(t, p.parse(raw, &u.kinds))
+	require.Equal(t, []byte{20}, p.ext[extLevel])
 	require.Equal(t, []byte{1, 2, 3}, p.payload)
 	return u, p
 }
@@ -175,8 +176,8 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		seq++
 		raw[2], raw[3] = byte(seq>>8), byte(seq)
-		p.parse(raw, 1)
-		u.note(p.level)
+		p.parse(raw, &u.kinds)
+		u.note(p.ext[extLevel])
 		for _, d := range *u.subs.Load() {
 			d.forward(p)
 		}
@@ -196,6 +197,6 @@ func BenchmarkForward(b *testing.B) {
 func TestParseRefusesWhatIsNoRTP(t *testing.T) {
 	p := packet{}
 	for _, b := range [][]byte{nil, {0x80}, make([]byte, 11), {0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200}, {0x90, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xde, 0xff, 0xff}} {
-		require.False(t, p.parse(b, 1), "%x", b)
+		require.False(t, p.parse(b, &extensionKinds{}), "%x", b)
 	}
 }

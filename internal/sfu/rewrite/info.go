@@ -43,6 +43,8 @@ type Info struct {
 
 	Deps *Descriptor // what the dependency descriptor says, where there is one
 
+	parameters bool // H.264: a sequence parameter set is in it
+
 	pidAt, tl0At, keyAt int  // offsets in the payload; 0: absent
 	wide                bool // the picture id has 15 bits
 	PID                 uint16
@@ -76,7 +78,7 @@ func Read(c Codec, b []byte) (Info, bool) {
 	case VP9:
 		return readVP9(b)
 	case H264:
-		return Info{Key: h264Key(b)}, len(b) > 0
+		return readH264(b), len(b) > 0
 	case AV1:
 		// AV1 RTP section 4.4: Z Y W W N. N begins a coded video sequence.
 		return Info{Key: len(b) > 0 && b[0]&0x08 != 0}, len(b) > 0
@@ -230,26 +232,4 @@ func (i *Info) readVP9Structure(b []byte, at int) (int, bool) {
 		at += 1 + int(b[at]>>2&3)
 	}
 	return at, at <= len(b)
-}
-
-// h264Key looks for an IDR slice or a sequence parameter set (RFC 6184 section 5.2).
-func h264Key(b []byte) bool {
-	const idr, sps, stapA, fuA = 5, 7, 24, 28
-	if len(b) < 2 {
-		return false
-	}
-	switch t := b[0] & 0x1f; t {
-	case idr, sps:
-		return true
-	case fuA:
-		return b[1]&0x80 != 0 && b[1]&0x1f == idr
-	case stapA:
-		for b = b[1:]; len(b) > 2; {
-			if t := b[2] & 0x1f; t == idr || t == sps {
-				return true
-			}
-			b = b[min(len(b), 2+(int(b[0])<<8|int(b[1]))):]
-		}
-	}
-	return false
 }
