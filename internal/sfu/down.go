@@ -168,9 +168,10 @@ func (d *down) choose(p *packet) (marker bool, ask *layer, ok bool) {
 	c := d.up.choose(layers, d.lim, p.at)
 	want := layers[c.encoding]
 	d.filter.Want(c.spatial, c.temporal)
-	alone := d.from == nil && len(layers) == 1 // its decoder is new, and waits for a keyframe itself
+	// Its decoder is new, and waits for a keyframe itself. One that goes by dependency descriptors has no use for what comes before.
+	alone := d.from == nil && len(layers) == 1 && p.info.Deps == nil && p.info.Whole(d.up.read)
 	switch {
-	case p.layer == want && !p.late && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
+	case p.layer == want && !p.info.Late && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
 		d.switchTo(p)
 	case p.layer == d.from && !d.broken:
 	default:

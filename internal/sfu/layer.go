@@ -107,17 +107,18 @@ func (l *layer) count(p *packet) {
 // place notes whether p comes late: nothing begins with it, as what follows it has gone by.
 func (l *layer) place(p *packet) {
 	seq := p.hdr.SequenceNumber
-	if p.late = l.any && int16(seq-l.newest) <= 0; !p.late {
+	p.info.Seq = seq
+	if p.info.Late = l.any && int16(seq-l.newest) <= 0; !p.info.Late {
 		l.newest, l.any = seq, true
 	}
-	if p.up.read == rewrite.H264 && !p.late {
+	if p.up.read == rewrite.H264 && !p.info.Late {
 		l.h264.Look(&p.info, p.hdr.Timestamp)
 	}
 }
 
 // look notices the keyframe that somebody waits for.
 func (l *layer) look(p *packet) {
-	if !p.info.Key || p.late || !l.waited.Load() {
+	if !p.info.Key || p.info.Late || !l.waited.Load() {
 		return
 	}
 	l.mu.Lock()

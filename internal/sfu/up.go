@@ -28,7 +28,6 @@ type packet struct {
 	payload []byte
 	ext     extensionViews
 	red     bool // the payload is RED (RFC 2198)
-	late    bool // one that was sent after it came before
 	layer   *layer
 	info    rewrite.Info
 	deps    rewrite.Descriptor // what info.Deps points to, if it does

@@ -208,6 +208,9 @@ type Descriptor struct {
 // Layers gives the frame's own.
 func (d *Descriptor) Layers() (spatial, temporal uint8) { return d.def.spatial, d.def.temporal }
 
+// Active gives the targets that are made, or sent, at the moment: a bit each.
+func (d *Descriptor) Active() uint32 { return d.active }
+
 // Top gives the highest layers of the stream that are active.
 func (d *Descriptor) Top() (spatial, temporal uint8) {
 	for t := range d.of.targets {
@@ -280,7 +283,9 @@ func (s *Dependencies) Read(b []byte, d *Descriptor) bool {
 		if r.bad {
 			return false
 		}
-		brought.generation, d.of = s.generation(d.Seq), brought
+		if d.of = s.adopt(brought, d.Seq); d.of != brought {
+			brought = nil
+		}
 	}
 	if d.of == nil || (template+maxTemplates-d.of.offset)%maxTemplates >= d.of.count {
 		d.end = 8 * len(b)
@@ -290,7 +295,7 @@ func (s *Dependencies) Read(b []byte, d *Descriptor) bool {
 	if len(b) == 3 {
 		d.maskAt = 0
 	}
-	if d.active = s.active; d.of != &s.structures[s.now] {
+	if d.active = s.active; d.structured || d.of != &s.structures[s.now] {
 		d.active = d.of.all()
 	}
 	if masked {
@@ -303,7 +308,7 @@ func (s *Dependencies) Read(b []byte, d *Descriptor) bool {
 		return false
 	}
 	d.Known, d.Key = true, structured && d.Start && d.def.refCount == 0
-	s.keep(d, masked)
+	s.keep(d, brought != nil && structured, masked)
 	return true
 }
 
@@ -341,16 +346,23 @@ func (s *Dependencies) count(frame uint16, structured bool) int64 {
 	return s.last
 }
 
-// generation numbers a structure that came with a frame.
-func (s *Dependencies) generation(seq int64) uint32 {
-	now := s.structures[s.now].generation
-	switch {
-	case !s.have || seq > s.since:
-		return now + 1
-	case seq < s.since:
-		return now - 1
+// adopt numbers a structure that came with a frame, or gives the one in force when it says the same again, as keyframes mostly do.
+func (s *Dependencies) adopt(brought *structure, seq int64) *structure {
+	now := &s.structures[s.now]
+	if !s.have {
+		brought.generation = 1
+		return brought
 	}
-	return now
+	if brought.generation = now.generation; *brought == *now {
+		return now
+	}
+	switch {
+	case seq > s.since:
+		brought.generation++
+	case seq < s.since:
+		brought.generation--
+	}
+	return brought
 }
 
 // of gives the structure that was in force at a frame; nil: it is not known.
@@ -365,15 +377,15 @@ func (s *Dependencies) of(seq int64) *structure {
 }
 
 // keep remembers what a descriptor has brought, unless there is later word.
-func (s *Dependencies) keep(d *Descriptor, masked bool) {
-	if d.structured {
+func (s *Dependencies) keep(d *Descriptor, another, masked bool) {
+	if another {
 		if s.have && d.Seq <= s.since {
 			return // again, or late
 		}
 		s.prev, s.have, s.now, s.since = s.have, true, 1-s.now, d.Seq
 		s.active, s.activeAt = d.active, d.Seq
 	}
-	if masked && d.Seq >= s.activeAt && d.of == &s.structures[s.now] {
+	if (masked || d.structured) && d.Seq >= s.activeAt && d.of == &s.structures[s.now] {
 		s.active, s.activeAt = d.active, d.Seq
 	}
 }

@@ -3,18 +3,32 @@ package rewrite
 // Filter chooses among the spatial and temporal layers inside one source: by its payload's descriptor or, where there is one, by the
 // dependency descriptor. The zero value passes the lowest of each; Want says more.
 type Filter struct {
-	spatial, temporal         uint8 // passed now
+	level                     // passed now
 	wantSpatial, wantTemporal uint8
+	turns                     [16]turn // the last ones, newest first
+	turned                    int      // how many there are
 	deps                      follower
 }
+
+// level is the highest layers that pass.
+type level struct{ spatial, temporal uint8 }
+
+// turn is where a level began.
+type turn struct {
+	level
+	seq uint16
+}
+
+// turnsKept is how many packets back a straggler is told by the level that its picture had. Later ones there are none: see window.
+const turnsKept = 2 * window
 
 // Want sets the highest layers that are to pass, from the next place on where a decoder bears the change.
 func (f *Filter) Want(spatial, temporal uint8) { f.wantSpatial, f.wantTemporal = spatial, temporal }
 
 // Reset makes the filter pass what is wanted at once: a source begins.
 func (f *Filter) Reset() {
-	f.spatial, f.temporal = f.wantSpatial, f.wantTemporal
-	f.deps.on = false
+	f.level, f.turned = level{f.wantSpatial, f.wantTemporal}, 0
+	f.deps = follower{} // another source numbers its frames otherwise
 }
 
 // NeedsKey reports whether what is wanted waits for a keyframe.
@@ -30,19 +44,48 @@ func (f *Filter) Pass(i *Info, marker bool) (pass, end bool) {
 	if i.Deps != nil {
 		return f.deps.pass(i.Deps, f.wantSpatial, f.wantTemporal, marker)
 	}
+	if i.Late {
+		return f.straggle(i, marker)
+	}
+	if f.turned > 0 && i.Seq-f.turns[0].seq > turnsKept {
+		f.turned = 1
+		f.turns[0].seq = i.Seq - turnsKept
+	}
+	before := f.level
 	if i.Start && i.Spatial == 0 { // a picture begins
 		switch {
 		case i.Key:
 			f.spatial, f.temporal = f.wantSpatial, f.wantTemporal
-		case f.wantTemporal > f.temporal && i.Sync && i.Temporal > f.temporal:
-			f.temporal = min(i.Temporal, f.wantTemporal)
+		case i.Up && i.Temporal <= f.temporal:
+			f.temporal = f.wantTemporal
+		case i.Sync && i.Temporal == f.temporal+1 && i.Temporal <= f.wantTemporal:
+			// One layer at a time: what follows in a layer between may need more of it than was sent.
+			f.temporal = i.Temporal
 		}
 		f.spatial, f.temporal = min(f.spatial, f.wantSpatial), min(f.temporal, f.wantTemporal)
 	}
-	if i.Spatial > f.spatial || i.Temporal > f.temporal {
+	if f.turned == 0 || f.level != before {
+		copy(f.turns[1:], f.turns[:])
+		f.turns[0], f.turned = turn{f.level, i.Seq}, min(f.turned+1, len(f.turns))
+	}
+	return f.level.pass(i, marker)
+}
+
+func (l level) pass(i *Info, marker bool) (pass, end bool) {
+	if i.Spatial > l.spatial || i.Temporal > l.temporal {
 		return false, false
 	}
-	return true, marker || i.End && i.Spatial == f.spatial
+	return true, marker || i.End && i.Spatial == l.spatial
+}
+
+// straggle decides a packet that comes late as its picture was. From before what is remembered only the base passes, as it always does.
+func (f *Filter) straggle(i *Info, marker bool) (pass, end bool) {
+	for _, t := range f.turns[:f.turned] {
+		if int16(i.Seq-t.seq) >= 0 {
+			return t.pass(i, marker)
+		}
+	}
+	return level{}.pass(i, marker)
 }
 
 // Mask gives the active decode targets to tell a subscriber of with a packet that passed: those of the publisher's that it can decode. 0:
@@ -60,15 +103,21 @@ type follower struct {
 	now        uint8 // the target that is sent
 	stuck      bool  // another is wanted, and only a keyframe leads to it
 
-	before           uint8 // the target up to since
-	beforeGeneration uint32
-	since            int64
+	turns  [16]entry // the last ones, newest first
+	turned int       // how many there are
 
 	newest      int64 // frame
 	any         bool  // newest is valid
 	lastSpatial uint8 // of the newest frame
 	told        bool  // a mask was sent that is not all
 	fates       [history]fate
+}
+
+// entry is where a target of a structure began.
+type entry struct {
+	since      int64
+	generation uint32
+	target     uint8
 }
 
 // fate is what became of a frame: its number and two bits.
@@ -102,16 +151,18 @@ func (f *follower) pass(d *Descriptor, spatial, temporal uint8, marker bool) (pa
 		if was == 0 {
 			f.decide(d.Seq, true)
 		}
+		if !f.any || d.Seq > f.newest {
+			f.newest, f.any = d.Seq, true
+		}
 		return was != fateLeft, marker
 	}
 	if !f.on || int32(d.of.generation-f.generation) > 0 {
 		to := d.of.choose(d.active, spatial, temporal)
-		if !f.on {
-			f.before, f.beforeGeneration = to, d.of.generation
-		} else {
-			f.before, f.beforeGeneration = f.now, f.generation
+		if f.any && d.Seq < f.newest { // the structure is late, and all that needed it was passed: as for the best target
+			to = d.of.choose(d.active, maxSpatial, maxTemporal)
 		}
-		f.on, f.now, f.generation, f.since, f.stuck, f.lastSpatial = true, to, d.of.generation, d.Seq, false, maxSpatial
+		f.on, f.generation, f.stuck, f.lastSpatial = true, d.of.generation, false, maxSpatial
+		f.enter(d, to)
 	}
 	if newest := !f.any || d.Seq > f.newest; newest {
 		if d.Start {
@@ -119,10 +170,7 @@ func (f *follower) pass(d *Descriptor, spatial, temporal uint8, marker bool) (pa
 		}
 		f.newest, f.any, f.lastSpatial = d.Seq, true, d.def.spatial
 	}
-	target, known := f.now, d.of.generation == f.generation
-	if d.Seq < f.since {
-		target, known = f.before, d.of.generation == f.beforeGeneration
-	}
+	target, known := f.at(d)
 	if was == 0 {
 		sent := known && d.def.dti(target) != dtiAbsent && !f.orphan(d)
 		f.decide(d.Seq, sent)
@@ -159,7 +207,19 @@ func (f *follower) turn(d *Descriptor, spatial, temporal uint8) {
 }
 
 func (f *follower) enter(d *Descriptor, target uint8) {
-	f.before, f.beforeGeneration, f.now, f.since = f.now, f.generation, target, d.Seq
+	copy(f.turns[1:], f.turns[:])
+	f.turns[0] = entry{d.Seq, d.of.generation, target}
+	f.now, f.turned = target, min(f.turned+1, len(f.turns))
+}
+
+// at gives the target that was sent at a frame, which may be a late one; false: that is not known any more.
+func (f *follower) at(d *Descriptor) (target uint8, known bool) {
+	for _, t := range f.turns[:f.turned] {
+		if d.Seq >= t.since {
+			return t.target, t.generation == d.of.generation
+		}
+	}
+	return 0, false
 }
 
 // decodable reports whether all that a frame is predicted from was sent.

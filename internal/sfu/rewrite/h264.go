@@ -36,9 +36,9 @@ func (i *Info) unit(header, next byte) {
 // Beginnings finds, in one H.264 source, the first packet of each keyframe's access unit. Parameter sets mostly come in packets of their
 // own before the picture that needs them, and a decoder that began behind them would lack them. The zero value is ready.
 type Beginnings struct {
-	inBand bool // keyframes come with their parameters
-	at     uint32
-	bare   int // keyframes since the last parameters
+	at    uint32 // the timestamp of the last parameters
+	given bool   // at is valid
+	bare  int    // keyframes since then without any
 }
 
 // Look leaves i.Key only in a packet with which a decoder can begin. Packets that come late are not shown to it.
@@ -46,12 +46,11 @@ func (s *Beginnings) Look(i *Info, ts uint32) {
 	switch {
 	case !i.Key:
 	case i.parameters:
-		i.Key = !s.inBand || s.bare > 0 || ts != s.at // one picture may have several sets
-		s.inBand, s.at, s.bare = true, ts, 0
-	case s.inBand && ts == s.at:
+		i.Key = !s.given || ts != s.at || s.bare > 0 // one picture may have several sets
+		s.at, s.given, s.bare = ts, true, 0
+	case s.given && ts == s.at:
 		i.Key = false
-	case s.inBand:
-		// Its parameters are lost, or the publisher sends them only at times, as the second in a row says.
+	default: // its parameters are lost, or the publisher has told them elsewhere, as the second in a row says
 		s.bare++
 		i.Key = s.bare > 1
 	}

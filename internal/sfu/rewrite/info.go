@@ -31,11 +31,14 @@ func CodecOf(mime string) Codec {
 
 // Info is what a packet says of the frame it belongs to. The zero value is a packet that says nothing.
 type Info struct {
-	Key      bool // a decoder can start with the picture that begins here
-	Start    bool // first packet of a frame
-	End      bool // last packet of a frame, where the codec says so
-	Sync     bool // a stream may go up to this temporal layer here (VP8 Y, VP9 U)
-	Inter    bool // VP9: predicted from earlier pictures
+	Key      bool   // a decoder can start with the picture that begins here
+	Start    bool   // first packet of a frame
+	Seq      uint16 // of the packet, as the reader says
+	Late     bool   // what was sent after it came before, as the reader knows: nothing begins here
+	End      bool   // last packet of a frame, where the codec says so
+	Sync     bool   // predicted from the base layer alone: a stream may go up to this temporal layer (VP8 Y)
+	Up       bool   // no later picture of a higher temporal layer needs what was before: a stream may go up to any (VP9 U)
+	Inter    bool   // VP9: predicted from earlier pictures
 	Spatial  uint8
 	Temporal uint8
 	Width    uint16 // pixels, where a keyframe says it; else 0
@@ -69,6 +72,9 @@ func (i *Info) Describe(c Codec, d *Descriptor) {
 		}
 	}
 }
+
+// Whole reports whether the packet is not in the middle of a picture, as far as the codec says.
+func (i *Info) Whole(c Codec) bool { return c != VP8 && c != VP9 || i.Start && i.Spatial == 0 }
 
 // Read reads a payload's descriptor. A payload that cannot be read is refused.
 func Read(c Codec, b []byte) (Info, bool) {
@@ -173,7 +179,7 @@ func readVP9(b []byte) (Info, bool) {
 		if at >= len(b) {
 			return i, false
 		}
-		i.Temporal, i.Sync, i.Spatial = b[at]>>5, b[at]&0x10 != 0, b[at]>>1&7
+		i.Temporal, i.Up, i.Spatial = b[at]>>5, b[at]&0x10 != 0, b[at]>>1&7
 		if at++; !flexible {
 			if at >= len(b) {
 				return i, false

@@ -41,7 +41,7 @@ func TestReadVP9(t *testing.T) {
 	b := []byte{0xae, 0x81, 0x2c, 1<<5 | 0x10 | 1<<1, 5, 1<<5 | 0x18, 1, 64, 0, 180, 2, 128, 1, 104, 1, 0x04, 1, 0xff}
 	i, ok := Read(VP9, b)
 	require.True(t, ok)
-	require.True(t, i.Start && i.End && i.Sync && !i.Key, "the keyframe is the base layer's")
+	require.True(t, i.Start && i.End && i.Up && !i.Key, "the keyframe is the base layer's")
 	require.Equal(t, []any{uint16(300), uint8(5), uint8(1), uint8(1)}, []any{i.PID, i.TL0, i.Spatial, i.Temporal})
 	require.Equal(t, []uint16{640, 360}, []uint16{i.Width, i.Height})
 	for n := range b {

@@ -32,10 +32,10 @@ type numbers struct {
 func (n *numbers) begin(first, mask uint16) {
 	n.mask, n.any = mask, false
 	clear(n.ring[:])
+	n.last = (first - 1) & mask
 	if n.sent {
 		n.off = (n.out + 1 - first) & mask
 	}
-	n.last = (first - 1) & mask
 }
 
 // ahead gives how far in is after the highest number of the source; negative: late.
