@@ -167,27 +167,22 @@ func (extensionIDs) register(m *webrtc.MediaEngine) error {
 // describe reads the dependency descriptor of a video packet. Only of codecs whose layers are told by it is it passed on: a receiver
 // that gets it goes by it alone.
 func (l *layer) describe(p *packet) {
-	b := p.ext[extDependency]
-	if b == nil {
-		return
+	if b := p.ext[extDependency]; b != nil && l.deps != nil && l.deps.Read(b, &p.deps) {
+		p.info.Describe(p.up.read, &p.deps)
 	}
-	if l.deps == nil || !l.deps.Read(b, &p.deps) {
-		p.ext[extDependency] = nil
-		return
-	}
-	p.info.Describe(p.up.read, &p.deps)
 }
 
-// extend puts p's extensions into the header that is sent, in the subscriber's words.
-func (d *down) extend(p *packet, n *rewrite.Numbers) {
+// extendLocked puts p's extensions into the header that is sent, in the subscriber's words.
+func (e *egress) extendLocked(c *parcel, p *packet) {
 	views := p.ext
-	if deps := p.info.Deps; deps != nil && d.exts[extDependency] != 0 {
-		end := deps.Rewrite(p.ext[extDependency], d.deps[:], n.Frame, d.filter.Mask(deps))
-		if views[extDependency] = d.deps[:end]; end == 0 {
-			views[extDependency] = nil
+	if b := views[extDependency]; b != nil && c.as.exts[extDependency] != 0 {
+		if views[extDependency] = nil; p.info.Described() {
+			if n := p.info.Rewrite(b, e.deps[:], c.n.Frame, c.n.Mask); n > 0 {
+				views[extDependency] = e.deps[:n]
+			}
 		}
 	}
-	d.exts.write(&d.hdr, &views)
+	c.as.exts.write(&e.hdr, &views)
 }
 
 // heed takes what the publisher says of its encodings: one that is switched off is so at once, and how large they are is known before

@@ -188,8 +188,20 @@ func (s *structure) choose(active uint32, spatial, temporal uint8) uint8 {
 	return best
 }
 
+// Edges is where the parts of a descriptor lie, which is all that rewriting needs. In bits.
+type Edges struct {
+	maskAt  uint16 // where the mask is, or belongs; 0: there is no fourth byte
+	end     uint16 // where the descriptor ends, before its padding; 0: there is none
+	masked  uint8  // width of the mask that is there
+	targets uint8  // width that a mask has; 0: that is not known
+}
+
+// Described reports whether there is a descriptor.
+func (e *Edges) Described() bool { return e.end != 0 }
+
 // Descriptor is what the dependency descriptor of a packet says. It holds until the next one of the same source is read.
 type Descriptor struct {
+	Edges
 	Start, End bool // the packet is the first, or the last, of its frame
 	Key        bool // a coded video sequence begins with this packet
 	Known      bool // the structure is here: the frame's layers, targets and references are known
@@ -200,9 +212,6 @@ type Descriptor struct {
 	of         *structure
 	def        frameDef
 	structured bool // it brings a structure
-	maskAt     int  // in bits: where the mask is, or belongs; 0: there is no fourth byte
-	masked     int  // width of the mask that is there
-	end        int  // in bits: where the descriptor ends, before its padding
 }
 
 // Layers gives the frame's own.
@@ -273,7 +282,7 @@ func (s *Dependencies) Read(b []byte, d *Descriptor) bool {
 	var structured, masked, dtis, fdiffs, chains bool
 	if len(b) > 3 {
 		structured, masked, dtis, fdiffs, chains = r.flag(), r.flag(), r.flag(), r.flag(), r.flag()
-		d.maskAt = r.at
+		d.maskAt = uint16(r.at)
 	}
 	d.Seq, d.structured = s.count(d.Frame, structured), structured
 	brought := &s.structures[1-s.now]
@@ -288,10 +297,10 @@ func (s *Dependencies) Read(b []byte, d *Descriptor) bool {
 		}
 	}
 	if d.of == nil || (template+maxTemplates-d.of.offset)%maxTemplates >= d.of.count {
-		d.end = 8 * len(b)
+		d.end = uint16(8 * len(b))
 		return !structured
 	}
-	d.maskAt = max(d.maskAt, r.at)
+	d.maskAt = max(d.maskAt, uint16(r.at))
 	if len(b) == 3 {
 		d.maskAt = 0
 	}
@@ -299,12 +308,13 @@ func (s *Dependencies) Read(b []byte, d *Descriptor) bool {
 		d.active = d.of.all()
 	}
 	if masked {
-		d.masked = int(d.of.targets)
-		d.active = r.f(d.masked)
+		d.masked = d.of.targets
+		d.active = r.f(int(d.masked))
 	}
 	d.def = d.of.templates[(template+maxTemplates-d.of.offset)%maxTemplates]
 	d.def.custom(&r, d.of, dtis, fdiffs, chains)
-	if d.end = r.at; r.bad {
+	d.end, d.targets = uint16(r.at), d.of.targets
+	if r.bad {
 		return false
 	}
 	d.Known, d.Key = true, structured && d.Start && d.def.refCount == 0
@@ -392,22 +402,22 @@ func (s *Dependencies) keep(d *Descriptor, another, masked bool) {
 
 // Rewrite copies a descriptor to dst with another frame number, and when mask is not 0 with that for the targets that are sent. It gives
 // how many bytes it wrote; 0: dst is too short, and the descriptor stays away.
-func (d *Descriptor) Rewrite(b, dst []byte, frame uint16, mask uint32) int {
+func (e *Edges) Rewrite(b, dst []byte, frame uint16, mask uint32) int {
 	w := bitWriter{b: dst}
 	w.copy(b, 0, 8)
 	w.f(16, uint32(frame))
 	switch {
-	case mask == 0 || !d.Known:
+	case mask == 0 || e.targets == 0:
 		w.copy(b, 24, 8*len(b))
-	case d.maskAt == 0:
+	case e.maskAt == 0:
 		w.f(5, 1<<3)
-		w.f(int(d.of.targets), mask)
+		w.f(int(e.targets), mask)
 	default:
 		w.copy(b, 24, 25)
 		w.f(1, 1)
-		w.copy(b, 26, d.maskAt)
-		w.f(int(d.of.targets), mask)
-		w.copy(b, d.maskAt+d.masked, d.end)
+		w.copy(b, 26, int(e.maskAt))
+		w.f(int(e.targets), mask)
+		w.copy(b, int(e.maskAt)+int(e.masked), int(e.end))
 	}
 	n := w.pad()
 	if w.bad || n > MaxDescriptor {

@@ -44,7 +44,8 @@ type Info struct {
 	Width    uint16 // pixels, where a keyframe says it; else 0
 	Height   uint16
 
-	Deps *Descriptor // what the dependency descriptor says, where there is one
+	Deps  *Descriptor // what the dependency descriptor says, where there is one
+	Edges             // of the descriptor
 
 	parameters bool // H.264: a sequence parameter set is in it
 
@@ -60,7 +61,7 @@ func (i *Info) HasPID() bool { return i.pidAt > 0 }
 
 // Describe adds what a packet's dependency descriptor says to what its payload does. d must stay as it is while i is used.
 func (i *Info) Describe(c Codec, d *Descriptor) {
-	i.Deps = d
+	i.Deps, i.Edges = d, d.Edges
 	if c == AV1 { // its payload tells nothing of these; VP9's tells as much
 		i.Start, i.End = d.Start, d.End
 		i.Key = i.Key && !d.Known || d.Key

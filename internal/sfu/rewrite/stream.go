@@ -228,6 +228,7 @@ type Numbers struct {
 	TL0    uint8
 	KeyIdx uint8
 	Frame  uint16 // of the dependency descriptor
+	Mask   uint32 // that it is to have; 0: its own
 }
 
 // Apply copies the head of a payload to dst with the numbers of n in it and gives how many bytes it wrote: the rest of the payload
