@@ -14,13 +14,20 @@ import (
 // rogue is a track whose packets are written as they are given: no payload type and no length is set right.
 type rogue struct {
 	*webrtc.TrackLocalStaticRTP
-	bound chan webrtc.TrackLocalContext
+	bound chan rawWriter
+}
+
+// rawWriter is what the rogue writes to. It is taken while pion lets nobody else at it.
+type rawWriter struct {
+	writer webrtc.TrackLocalWriter
+	ssrc   uint32
+	pt     uint8
 }
 
 func (r *rogue) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
 	codec, err := r.TrackLocalStaticRTP.Bind(c)
 	select {
-	case r.bound <- c:
+	case r.bound <- rawWriter{c.WriteStream(), uint32(c.SSRC()), uint8(codec.PayloadType)}:
 	default:
 	}
 	return codec, err
@@ -36,16 +43,16 @@ func TestARoguePublisherHarmsItselfAlone(t *testing.T) {
 	x.packet(t)
 	inner, err := webrtc.NewTrackLocalStaticRTP(vp8, "rogue", "stream")
 	require.NoError(t, err)
-	bad := &rogue{inner, make(chan webrtc.TrackLocalContext, 1)}
+	bad := &rogue{inner, make(chan rawWriter, 1)}
 	mallory := w.joinClient(clientOptions{setUp: func(c *client) {
 		_, err := c.pc.AddTrack(bad)
 		require.NoError(t, err)
 	}})
-	ctx := wait(t, bad.bound, "the rogue's section")
+	to := wait(t, bad.bound, "the rogue's section")
 	write := func(seq uint16, edit func(*rtp.Header), payload []byte) {
-		h := rtp.Header{Version: 2, PayloadType: uint8(ctx.CodecParameters()[0].PayloadType), SSRC: uint32(ctx.SSRC()), SequenceNumber: seq, Timestamp: uint32(seq)}
+		h := rtp.Header{Version: 2, PayloadType: to.pt, SSRC: to.ssrc, SequenceNumber: seq, Timestamp: uint32(seq)}
 		edit(&h)
-		ctx.WriteStream().WriteRTP(&h, payload) //nolint:errcheck // what pion itself refuses harms nobody
+		to.writer.WriteRTP(&h, payload) //nolint:errcheck // what pion itself refuses harms nobody
 	}
 	heard := x.packet(t).SequenceNumber
 	for seq := range uint16(600) {
