@@ -159,19 +159,12 @@ export class PeerLink {
   }
 
   // Simulcast needs a section of our own, which we offer: the SFU's offers cannot ask for it (its pion has no words for that), so a
-  // browser leaves a section that addTransceiver made out of its answers and asks for an offer afterwards.
+  // browser leaves a section that addTransceiver made out of its answers and asks for an offer afterwards. It is not used again for another
+  // publication: the SFU knows encodings by names that browsers send with the first packets of a source alone.
   private publishLayers(p: Publication, sendEncodings: RTCRtpEncodingParameters[], stream: MediaStream): void {
-    const taken = new Set(this.ups.values());
-    const free = [...this.layered].find(([t, n]) => n === sendEncodings.length && !taken.has(t) && t.currentDirection !== 'stopped')?.[0];
-    const t = free ?? this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream], sendEncodings });
+    const t = this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream], sendEncodings });
     this.ups.set(p, t);
     this.layered.set(t, sendEncodings.length);
-    if (!free) return;
-    free.direction = 'sendonly';
-    this.enqueue(async () => {
-      await free.sender.replaceTrack(p.media);
-      await this.tune(p, free);
-    });
   }
 
   /** Sends the publication's present track, or nothing when it has ended. */
