@@ -46,6 +46,9 @@ type up struct {
 	kinds extensionKinds // what this publisher's header extensions are
 	// roomChanged tells the publisher's loop that somebody has room for more or less of it. It does not block.
 	roomChanged func()
+	asks        asks         // of its subscribers
+	rids        []string     // of the encodings it was announced with, small before large; "" alone without simulcast
+	switches    switches     // the publisher's loop only
 	free        atomic.Int64 // bits a second that it sent last while nothing asked for less
 	// sendRTCP reaches the publisher.
 	sendRTCP func([]rtcp.Packet) error
