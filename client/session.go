@@ -211,16 +211,41 @@ func (s *session) fill() error {
 		if t.mid != "" || s.free(t.opts.Kind) == 0 {
 			continue
 		}
-		sender, err := s.pc.AddTrack(t.uplink)
-		if err != nil {
+		if err := s.put(t); err != nil {
 			return err
 		}
-		for _, tr := range s.pc.GetTransceivers() {
-			if tr.Sender() == sender {
-				t.mid = tr.Mid()
+	}
+	return nil
+}
+
+// put puts one on the next free section.
+func (s *session) put(t *LocalTrack) error {
+	first := t.uplink
+	if len(t.layers) > 0 {
+		first = t.layers[0].uplink
+	}
+	sender, err := s.pc.AddTrack(first)
+	if err != nil {
+		return err
+	}
+	for _, tr := range s.pc.GetTransceivers() {
+		if tr.Sender() == sender {
+			t.mid = tr.Mid()
+		}
+	}
+	t.sender = sender
+	for n, l := range t.layers {
+		l.uplink.mu.Lock()
+		l.uplink.mid = t.mid
+		l.uplink.mu.Unlock()
+		if n > 0 {
+			if err := sender.AddEncoding(l.uplink); err != nil {
+				return err
 			}
 		}
-		t.sender = sender
+		s.room.wg.Go(func() { l.readRTCP(sender) })
+	}
+	if len(t.layers) == 0 {
 		s.room.wg.Go(func() { t.readRTCP(sender) })
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/rtcp"
@@ -24,6 +25,9 @@ type TrackOptions struct {
 	Name   string // at most 128 bytes
 	Codec  string // MIME type, such as "video/VP9"; "": Opus or VP8
 	Muted  bool   // from the start
+	// Layers name the encodings of a video with simulcast (RFC 8853), the smallest first, two or three. Each is written by its Layer,
+	// and what is written to the track itself goes nowhere.
+	Layers []string
 }
 
 // Sample is one encoded frame.
@@ -38,6 +42,7 @@ type LocalTrack struct {
 	room      *Room
 	opts      TrackOptions
 	uplink    *uplink
+	layers    []*Layer // of simulcast; none: the uplink is the only encoding
 	keyframes chan struct{}
 	bound     chan struct{} // closed when a section is negotiated for it, or it failed
 
@@ -66,7 +71,7 @@ func (o *TrackOptions) complete() error {
 	if !strings.HasPrefix(strings.ToLower(o.Codec), o.Kind+"/") {
 		return orama.Errorf(orama.KindInvalid, "invalid_codec", "the codec is not one of %s", o.Kind)
 	}
-	return nil
+	return checkLayers(o)
 }
 
 func or(s, otherwise string) string {
@@ -80,6 +85,7 @@ func newLocalTrack(r *Room, o TrackOptions) *LocalTrack {
 	t := &LocalTrack{room: r, opts: o, muted: o.Muted, keyframes: make(chan struct{}, 1), bound: make(chan struct{})}
 	kind := webrtc.NewRTPCodecType(o.Kind)
 	t.uplink = &uplink{id: o.Source, kind: kind, mime: o.Codec}
+	t.layers = newLayers(t)
 	return t
 }
 
@@ -180,8 +186,12 @@ type uplink struct {
 	id   string
 	kind webrtc.RTPCodecType
 	mime string
+	rid  string // of a layer
+
+	known atomic.Bool // of a layer: the SFU has answered to its packets
 
 	mu         sync.Mutex
+	mid        string         // guarded by mu; of a layer
 	binding    *binding       // guarded by mu; nil: what is written is dropped
 	packetizer rtp.Packetizer // guarded by mu
 	clock      float64        // guarded by mu; Hz
@@ -192,11 +202,12 @@ type binding struct {
 	ssrc   uint32
 	pt     uint8
 	level  uint8 // id of the audio level extension (RFC 6464), 0: none
+	names  names
 	writer webrtc.TrackLocalWriter
 }
 
 func (u *uplink) ID() string                { return u.id }
-func (u *uplink) RID() string               { return "" }
+func (u *uplink) RID() string               { return u.rid }
 func (u *uplink) StreamID() string          { return "up" }
 func (u *uplink) Kind() webrtc.RTPCodecType { return u.kind }
 
@@ -206,7 +217,8 @@ func (u *uplink) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, er
 		if !strings.EqualFold(codec.MimeType, u.mime) {
 			continue
 		}
-		b := &binding{id: c.ID(), ssrc: uint32(c.SSRC()), pt: uint8(codec.PayloadType), writer: c.WriteStream()}
+		b := &binding{id: c.ID(), ssrc: uint32(c.SSRC()), pt: uint8(codec.PayloadType), writer: c.WriteStream(),
+			names: namesOf(c.HeaderExtensions())}
 		for _, ext := range c.HeaderExtensions() {
 			if ext.URI == sdp.AudioLevelURI {
 				b.level = uint8(ext.ID) //nolint:gosec // 1 to 14
@@ -215,6 +227,7 @@ func (u *uplink) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, er
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		u.binding, u.clock = b, float64(codec.ClockRate)
+		u.known.Store(false)
 		if u.packetizer == nil {
 			if p := payloader(u.mime); p != nil {
 				u.packetizer = rtp.NewPacketizer(1200, b.pt, b.ssrc, p, rtp.NewRandomSequencer(), codec.ClockRate)
@@ -253,13 +266,18 @@ func payloader(mime string) rtp.Payloader {
 
 func (u *uplink) writeRTP(p *rtp.Packet) error {
 	u.mu.Lock()
-	b := u.binding
+	b, mid := u.binding, u.mid
 	u.mu.Unlock()
 	if b == nil {
 		return nil
 	}
 	h := p.Header
 	h.SSRC, h.PayloadType = b.ssrc, b.pt
+	if u.rid != "" && !u.known.Load() {
+		if err := b.names.put(&h, mid, u.rid); err != nil {
+			return err
+		}
+	}
 	_, err := b.writer.WriteRTP(&h, p.Payload)
 	return err
 }

@@ -42,7 +42,8 @@ func (a *app) load() *cobra.Command {
 is a real client of the Go SDK: a socket to a gateway, a relay, an SFU. The rooms are the load's own.
 
 Publishers send a clip and a tone and watch nothing; subscribers watch every publisher of their room and
-send nothing. Progress is shown until the table; Ctrl-C ends the run early, with the table.
+send nothing. With --video simulcast each video is three encodings, of a tenth, a quarter and all of --bitrate,
+and every subscriber is sent one of them. Progress is shown until the table; Ctrl-C ends the run early, with the table.
 
 The cluster is the one on this machine, or that of --env; --namespace may be left out when only one
 namespace has WebRTC. Or name a gateway by --url, with an owner key or a token that is good for any room.
@@ -71,9 +72,9 @@ load is told too. When the load itself is short of CPU the table says so: its fi
 	fl.IntVar(&o.Rooms, "rooms", 1, "how many rooms")
 	fl.IntVar(&o.Publishers, "publishers", 1, "who sends, in each room")
 	fl.IntVar(&o.Subscribers, "subscribers", 5, "who watches, in each room")
-	fl.StringVar(&f.video, "video", string(load.Single), "video of each publisher: none or single")
+	fl.StringVar(&f.video, "video", string(load.Single), "video of each publisher: none, single or simulcast")
 	fl.BoolVar(&o.Audio, "audio", true, "send audio")
-	fl.IntVar(&o.Bitrate, "bitrate", 1_000_000, "of each video, bits a second")
+	fl.IntVar(&o.Bitrate, "bitrate", 1_000_000, "of each video, or of its largest encoding, bits a second")
 	fl.StringVar(&f.relay, "relay", "any", "relays to use: udp, tcp, tls or any")
 	fl.DurationVar(&o.Duration, "duration", 30*time.Second, "how long to measure, once everybody has joined")
 	fl.Float64Var(&o.Ramp, "ramp", 10, "joins a second")

@@ -24,6 +24,8 @@ type Video string
 const (
 	NoVideo Video = "none"
 	Single  Video = "single"
+	// Simulcast is a video in three encodings, of which each subscriber is sent one.
+	Simulcast Video = "simulcast"
 )
 
 // Most that one run may ask for.
@@ -56,7 +58,7 @@ type Options struct {
 	Subscribers int
 	Video       Video
 	Audio       bool
-	Bitrate     int           // of video, bits a second
+	Bitrate     int           // of video, of its largest encoding, bits a second
 	Transports  []string      // which relays to use; nil: what the cluster offers
 	Duration    time.Duration // of the measurement, which begins when everybody has joined
 	Ramp        float64       // joins a second
@@ -80,8 +82,8 @@ func (o *Options) Check() error {
 	case people > MaxPeople:
 		return bad("%d rooms of %d are %d people; one run plays at most %d. Start it on several machines for more",
 			o.Rooms, o.Publishers+o.Subscribers, people, MaxPeople)
-	case !slices.Contains([]Video{NoVideo, Single}, o.Video):
-		return bad("video is %s or %s", NoVideo, Single)
+	case !slices.Contains([]Video{NoVideo, Single, Simulcast}, o.Video):
+		return bad("video is %s, %s or %s", NoVideo, Single, Simulcast)
 	case o.Video == NoVideo && !o.Audio:
 		return bad("without video and audio there is nothing to send")
 	case o.Video != NoVideo && (o.Bitrate < LowestBitrate() || o.Bitrate > maxBitrate):

@@ -57,6 +57,23 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// Three encodings go up and one comes down: whole, and the largest as nothing speaks against it.
+func TestRunSimulcast(t *testing.T) {
+	n, err := testnet.Start(testnet.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, n.Close()) })
+	o := options(n)
+	o.Video, o.Audio, o.Duration = load.Simulcast, false, 3*time.Second
+	r, err := load.Run(t.Context(), o, nil)
+	require.NoError(t, err)
+	require.Empty(t, r.Failures)
+	require.Equal(t, 3, r.Joined)
+	require.Positive(t, r.Video.LatencyMS.Count, "whole frames came through")
+	each := r.Video.ReceivedBPS / 2
+	require.Greater(t, each, 0.75*float64(o.Bitrate), "the largest encoding")
+	require.Greater(t, r.Video.SentBPS, 1.25*each, "and more was sent")
+}
+
 func TestRunEndsEarly(t *testing.T) {
 	n, err := testnet.Start(testnet.Options{})
 	require.NoError(t, err)

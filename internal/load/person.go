@@ -116,17 +116,38 @@ func (p *person) publish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.wg.Go(func() { p.play(playing, t, toneFrames(), toneEvery, p.tone(t)) })
+		p.wg.Go(func() { p.play(playing, t.KeyframeRequests(), toneFrames(), toneEvery, p.tone(t)) })
 	}
-	if p.run.Video != NoVideo {
+	switch p.run.Video {
+	case Single:
 		t, err := p.client.Publish(ctx, client.TrackOptions{Kind: "video"})
 		if err != nil {
 			return err
 		}
-		p.wg.Go(func() { p.play(playing, t, clipFrames(p.run.Bitrate), clipEvery, p.clip(t)) })
+		p.wg.Go(func() { p.play(playing, t.KeyframeRequests(), clipFrames(p.run.Bitrate), clipEvery, p.clip(t)) })
+	case Simulcast:
+		o := client.TrackOptions{Kind: "video"}
+		for _, e := range encodings {
+			o.Layers = append(o.Layers, e.rid)
+		}
+		t, err := p.client.Publish(ctx, o)
+		if err != nil {
+			return err
+		}
+		for _, e := range encodings {
+			l, frames := t.Layer(e.rid), clipFrames(max(p.run.Bitrate/e.share, LowestBitrate()))
+			p.wg.Go(func() { p.play(playing, l.KeyframeRequests(), frames, clipEvery, p.clip(l)) })
+		}
+	case NoVideo:
 	}
 	return nil
 }
+
+// encodings of simulcast, the smallest first, with what the largest one's bitrate is divided by: as a browser's 320, 640 and 1280 pixels.
+var encodings = []struct {
+	rid   string
+	share int
+}{{"q", 10}, {"h", 4}, {"f", 1}}
 
 // tone sends a frame of sound, clip one of video: as packets, so that they can be counted.
 func (p *person) tone(t *client.LocalTrack) func(client.Sample) error {
@@ -137,7 +158,7 @@ func (p *person) tone(t *client.LocalTrack) func(client.Sample) error {
 	}
 }
 
-func (p *person) clip(t *client.LocalTrack) func(client.Sample) error {
+func (p *person) clip(t interface{ WriteRTP(*rtp.Packet) error }) func(client.Sample) error {
 	packets := rtp.NewPacketizer(packetMTU, 0, 0, &codecs.VP8Payloader{EnablePictureID: true}, rtp.NewRandomSequencer(), clockRate)
 	return func(s client.Sample) error {
 		for _, one := range packets.Packetize(s.Data, uint32(s.Duration.Seconds()*clockRate)) {
@@ -153,7 +174,7 @@ func (p *person) clip(t *client.LocalTrack) func(client.Sample) error {
 
 // play sends frames until ctx ends, from the first again when a keyframe is asked for. Publishers are spread over the time
 // between two frames, as people are.
-func (p *person) play(ctx context.Context, t *client.LocalTrack, frames []client.Sample, every time.Duration, send func(client.Sample) error) {
+func (p *person) play(ctx context.Context, keyframes <-chan struct{}, frames []client.Sample, every time.Duration, send func(client.Sample) error) {
 	next := now() + every*time.Duration(p.i)/time.Duration(p.run.Rooms*p.run.Publishers)
 	for i := 0; ; i++ {
 		if !pause(ctx, next-now()) {
@@ -165,7 +186,7 @@ func (p *person) play(ctx context.Context, t *client.LocalTrack, frames []client
 			next = at
 		}
 		select {
-		case <-t.KeyframeRequests():
+		case <-keyframes:
 			i = 0
 		default:
 		}

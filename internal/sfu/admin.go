@@ -413,6 +413,7 @@ func (p *peer) readAgain(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *repo
 // dropAll ends all subscriptions, with one offer.
 func (p *peer) dropAll() {
 	for _, w := range p.wants {
+		w.forget()
 		if w.down != nil {
 			w.up.detach(w.down)
 			w.down.release()

@@ -43,7 +43,7 @@ func (u *up) ceilingOf() int {
 // single reports whether u has one picture to send, of one quality.
 func (u *up) single() bool {
 	layers := *u.layers.Load()
-	return u.kind == webrtc.RTPCodecTypeVideo && len(layers) == 1 && layers[0].spatial.Load() == 0
+	return u.kind == webrtc.RTPCodecTypeVideo && len(u.rids) < 2 && len(layers) == 1 && layers[0].spatial.Load() == 0
 }
 
 // bitrate is what u sent over the last second, with all its layers.

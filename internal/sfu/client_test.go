@@ -291,6 +291,7 @@ type clientOptions struct {
 	ticket []func(*auth.Ticket)
 	api    *webrtc.API
 	setUp  func(*client) // before joining: add tracks
+	hears  func(signal.Message)
 }
 
 // joinClient joins and answers every offer.
@@ -311,7 +312,12 @@ func (w *world) joinClient(o clientOptions) *client {
 	if o.setUp != nil {
 		o.setUp(c)
 	}
-	c.wire = w.dialWith(c.onMessage, o.ticket...)
+	c.wire = w.dialWith(func(m signal.Message) {
+		if o.hears != nil {
+			o.hears(m)
+		}
+		c.onMessage(m)
+	}, o.ticket...)
 	w.t.Cleanup(c.close)
 	c.send(o.join)
 	c.id = await[*signal.Joined](c.wire).PeerID

@@ -25,8 +25,6 @@ const (
 	nackTries  = 10
 )
 
-const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level" // RFC 6464
-
 // engine is what the PeerConnections of the process have in common.
 type engine struct {
 	mux          *pathMux
@@ -71,7 +69,9 @@ func (e *engine) api(t *taps) (*webrtc.API, error) {
 }
 
 // registerCodecs lists what the SFU forwards, most preferred first. VP8 leads because every
-// browser both sends and receives it.
+// browser both sends and receives it. The payload types of video are Firefox's own: it uses those, and not what was agreed on, in every section
+// that it adds, and in one BUNDLE a type means one thing. Chromium goes on with the ones that it was offered. Those of audio are Chromium's:
+// Firefox's 109 is retransmission in a Chromium that offers video first, and 111 is nothing else anywhere.
 func registerCodecs(m *webrtc.MediaEngine) error {
 	audio := []webrtc.RTPCodecParameters{
 		{PayloadType: 111, RTPCodecCapability: webrtc.RTPCodecCapability{
@@ -93,16 +93,16 @@ func registerCodecs(m *webrtc.MediaEngine) error {
 		pt, rtx    webrtc.PayloadType
 		mime, fmtp string
 	}{
-		{96, 97, webrtc.MimeTypeVP8, ""},
-		{98, 99, webrtc.MimeTypeVP9, "profile-id=0"},
-		{102, 103, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "42e01f")},
-		{104, 105, webrtc.MimeTypeH264, fmt.Sprintf(h264, 0, "42e01f")},
-		{106, 107, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "42001f")},
-		{108, 109, webrtc.MimeTypeH264, fmt.Sprintf(h264, 0, "42001f")},
+		{120, 124, webrtc.MimeTypeVP8, ""},
+		{121, 125, webrtc.MimeTypeVP9, "profile-id=0"},
+		{126, 127, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "42e01f")},
+		{97, 98, webrtc.MimeTypeH264, fmt.Sprintf(h264, 0, "42e01f")},
+		{105, 106, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "42001f")},
+		{103, 104, webrtc.MimeTypeH264, fmt.Sprintf(h264, 0, "42001f")},
 		{112, 113, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "4d001f")},
 		{114, 115, webrtc.MimeTypeH264, fmt.Sprintf(h264, 1, "64001f")},
-		{45, 46, webrtc.MimeTypeAV1, ""},
-		{100, 101, webrtc.MimeTypeVP9, "profile-id=2"},
+		{99, 100, webrtc.MimeTypeAV1, ""},
+		{45, 46, webrtc.MimeTypeVP9, "profile-id=2"},
 	}
 	feedback := []webrtc.RTCPFeedback{{Type: "transport-cc"}, {Type: "ccm", Parameter: "fir"},
 		{Type: "nack"}, {Type: "nack", Parameter: "pli"}}
@@ -130,7 +130,6 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 	}{
 		{sdp.SDESMidURI, true, true, up}, // down tracks are told apart by the SSRCs in the SDP
 		{sdp.TransportCCURI, true, true, both},
-		{audioLevelURI, true, false, both},
 		{sdp.SDESRTPStreamIDURI, false, true, up},
 		{sdp.SDESRepairRTPStreamIDURI, false, true, up},
 	}
@@ -144,7 +143,7 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 			}
 		}
 	}
-	return nil
+	return extensionIDs{}.register(m)
 }
 
 // newInterceptors adds no more than is used, and that is for what publishers send: requests for what was lost, receiver reports, and transport-wide

@@ -100,6 +100,10 @@ func filterLines(raw string) (text string, removed int, err error) {
 			// from their checks. Nothing of a stranger's address is parsed further.
 			continue
 		}
+		// The SFU sends no simulcast. What a client says of receiving it, pion repeats and counts among what the client sends.
+		if strings.HasPrefix(line, "a=rid:") && strings.HasSuffix(line, " recv") || strings.HasPrefix(line, "a=simulcast:recv ") && !strings.Contains(line, " send ") {
+			continue
+		}
 		out.WriteString(line)
 		out.WriteString("\r\n")
 	}

@@ -51,6 +51,13 @@ func TestFilterTakesCandidatesOut(t *testing.T) {
 	require.NotContains(t, d.text, "a=candidate")
 }
 
+func TestFilterTakesReceivedSimulcastOut(t *testing.T) {
+	raw := goodOffer(t)
+	d, err := filterSDP(raw + "a=rid:q send\r\na=rid:q recv\r\na=simulcast:recv q\r\na=simulcast:send q recv q\r\n")
+	require.NoError(t, err)
+	require.Equal(t, raw+"a=rid:q send\r\na=simulcast:send q recv q\r\n", d.text)
+}
+
 func TestFilterRefuses(t *testing.T) {
 	raw := goodOffer(t)
 	swap := func(old, to string) string {

@@ -86,6 +86,7 @@ func (p *peer) choose() {
 func (p *peer) holdBack(w *want, held bool) {
 	resumed := w.held && !held && !w.paused
 	w.held = held
+	w.ask()
 	if w.down == nil {
 		return
 	}

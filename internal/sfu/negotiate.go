@@ -162,6 +162,7 @@ func (p *peer) assign() error {
 		d.pause(w.paused || w.held)
 		d.prefer(w.width, w.fps)
 		w.down = d // attached to its track by settle
+		w.ask()
 	}
 	return nil
 }
@@ -298,6 +299,7 @@ func (p *peer) release(d *down) {
 	}
 	for i, w := range p.wants {
 		if w.down == d {
+			w.forget()
 			p.wants = append(p.wants[:i:i], p.wants[i+1:]...)
 			return
 		}

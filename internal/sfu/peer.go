@@ -72,7 +72,8 @@ type peer struct {
 	out     *egress
 	allot   *allot.Allocator
 	ceiling ceiling
-	limited bool // less is sent than is wanted, because the path takes no more
+	wanted  []signal.WantedTrack // as the client was told; nil: never
+	limited bool                 // less is sent than is wanted, because the path takes no more
 	neg     negotiation
 	wants   []*want // in the order of their publication
 	tracks  map[orama.TrackID]*published
@@ -226,6 +227,7 @@ func (p *peer) attach(q joinRequest, m *signal.Joined) {
 	if len(p.held) > 0 {
 		p.send(&signal.Held{TrackIDs: p.held})
 	}
+	p.repeatWanted()
 	p.neg.stopWaiting()
 	if p.neg.outstanding != nil {
 		p.send(p.neg.outstanding)
@@ -287,6 +289,7 @@ func (p *peer) cleanUp() {
 		u.end()
 	}
 	for _, w := range p.wants {
+		w.forget()
 		if w.down != nil {
 			w.up.detach(w.down)
 		}
@@ -314,6 +317,7 @@ func (p *peer) look(now time.Time) {
 	p.sendReports(now)
 	p.shareOut(now)
 	p.lower(now)
+	p.tellWanted(now)
 	p.measure(now)
 	if p.pc != nil {
 		p.behind.Store(int64(p.pc.SCTP().BufferedAmount()))

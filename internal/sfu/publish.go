@@ -104,11 +104,19 @@ func (p *peer) upOf(r *webrtc.RTPReceiver, c webrtc.RTPCodecParameters) *up {
 func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) {
 	u := newUp(orama.TrackID(newID("t_")), p.id, t, r, p.srv.metrics)
 	u.sendRTCP = func(packets []rtcp.Packet) error { return p.pc.WriteRTCP(packets) }
+	u.asks.changed = func() { p.post(func() { p.tellWanted(time.Now()) }) }
 	u.roomChanged = func() { p.post(func() { p.lower(time.Now()) }) }
 	info := p.describe(u)
 	for _, other := range r.Tracks() {
 		if other.RID() != "" && len(info.Layers) < maxLayers {
 			info.Layers = append(info.Layers, signal.Layer{RID: other.RID()})
+		}
+	}
+	u.rids = []string{t.RID()}
+	if len(info.Layers) > 0 {
+		u.rids = nil
+		for _, l := range info.Layers {
+			u.rids = append(u.rids, l.RID)
 		}
 	}
 	u.muted.Store(info.Muted)
@@ -147,6 +155,7 @@ func (p *peer) layerEnded(u *up, l *layer, last bool, why endOfUp, r *webrtc.RTP
 	if last {
 		delete(p.ups, u.id)
 		delete(p.taken, u)
+		p.tellWanted(time.Now()) // its section may be used again
 		p.room.inbox.post(func() { p.room.unpublish(u) })
 	}
 	switch {

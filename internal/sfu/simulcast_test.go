@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
+	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/signal"
 )
 
@@ -115,19 +117,30 @@ func (x *remote) untilLayer(t *testing.T, last **rtp.Packet, want byte) {
 	require.FailNow(t, "the encoding never came")
 }
 
-// Three encodings are one track. A subscriber gets the best it wants that is sent, and sees one stream.
-func TestSimulcast(t *testing.T) {
-	w := newWorld(t)
-	api := clientAPI(t, func(m *webrtc.MediaEngine) {
+// simulcastAPI is of a client that names its encodings in packets.
+func simulcastAPI(t *testing.T) *webrtc.API {
+	t.Helper()
+	return clientAPI(t, func(m *webrtc.MediaEngine) {
 		require.NoError(t, m.RegisterDefaultCodecs())
 		for _, uri := range []string{sdp.SDESMidURI, sdp.SDESRTPStreamIDURI, sdp.SDESRepairRTPStreamIDURI} {
 			require.NoError(t, m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: uri}, webrtc.RTPCodecTypeVideo))
 		}
 	})
+}
+
+// joinSimulcast is a client with a camera in three encodings, and its track.
+func (w *world) joinSimulcast(t *testing.T) (*client, *simulcaster, signal.Track) {
+	t.Helper()
 	var camera *simulcaster
-	alice := w.joinClient(clientOptions{api: api, join: &signal.Join{}, setUp: func(c *client) { camera = c.addSimulcast(t) }})
-	alice.offer()
-	track := await[*signal.TrackPublished](alice.wire).Track
+	c := w.joinClient(clientOptions{api: simulcastAPI(t), join: &signal.Join{}, setUp: func(c *client) { camera = c.addSimulcast(t) }})
+	c.offer()
+	return c, camera, await[*signal.TrackPublished](c.wire).Track
+}
+
+// Three encodings are one track. A subscriber gets the best it wants that is sent, and sees one stream.
+func TestSimulcast(t *testing.T) {
+	w := newWorld(t)
+	_, camera, track := w.joinSimulcast(t)
 	require.Equal(t, []signal.Layer{{RID: "q"}, {RID: "h"}, {RID: "f"}}, track.Layers)
 	bob := w.joinClient(clientOptions{})
 	x := bob.hear()
@@ -145,4 +158,39 @@ func TestSimulcast(t *testing.T) {
 		x.packet(t)
 	}
 	require.Len(t, w.srv.Status().Rooms, 1)
+}
+
+// What others publish has the publisher answer, again and again, with as many encodings as at first.
+func TestSimulcastOutlivesNegotiations(t *testing.T) {
+	w := newWorld(t)
+	alice, _, track := w.joinSimulcast(t)
+	var said []string
+	alice.edit = func(text string) string {
+		said = append(said, text)
+		return text
+	}
+	for range 6 {
+		w.joinClient(clientOptions{setUp: func(c *client) { c.addTrack(t, opus) }})
+		alice.hear()
+	}
+	alice.lock.Lock()
+	require.NotEmpty(t, said)
+	for _, text := range said {
+		d, err := filterSDP(text)
+		require.NoError(t, err)
+		require.Equal(t, 3, strings.Count(d.text, "a=rid:"), "%s", text)
+	}
+	alice.lock.Unlock()
+	x := w.joinClient(clientOptions{ticket: []func(*auth.Ticket){func(t *auth.Ticket) { t.Publish = false }}})
+	for {
+		r := x.hear()
+		if _, id := r.stream(); id == track.TrackID {
+			var last *rtp.Packet
+			x.send(&signal.Prefer{TrackID: id, MaxWidth: 400})
+			r.untilLayer(t, &last, 0)
+			x.send(&signal.Prefer{TrackID: id})
+			r.untilLayer(t, &last, 2)
+			return
+		}
+	}
 }

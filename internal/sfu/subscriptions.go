@@ -38,6 +38,7 @@ func (p *peer) drop(id orama.TrackID) {
 	}
 	w := p.wants[i]
 	p.wants = slices.Delete(p.wants, i, i+1)
+	w.forget()
 	p.choose()
 	if w.down != nil {
 		w.up.detach(w.down)
@@ -82,6 +83,7 @@ func (p *peer) prefer(m *signal.Prefer) {
 	resumed := w.paused && !m.Paused && !w.held
 	w.paused, w.priority, w.width, w.fps = m.Paused, m.Priority, m.MaxWidth, m.MaxFPS
 	p.choose()
+	w.ask()
 	if w.down == nil {
 		return
 	}

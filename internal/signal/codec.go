@@ -89,6 +89,7 @@ var makers = map[Type]func() Message{
 	TypeMute:               func() Message { return &Mute{} },
 	TypeLastN:              func() Message { return &LastN{} },
 	TypeHeld:               func() Message { return &Held{} },
+	TypeWanted:             func() Message { return &Wanted{} },
 	TypeKick:               func() Message { return &Kick{} },
 	TypePermit:             func() Message { return &Permit{} },
 	TypePermissionsChanged: func() Message { return &PermissionsChanged{} },

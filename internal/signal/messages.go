@@ -212,6 +212,17 @@ type Held struct {
 	TrackIDs []orama.TrackID `json:"track_ids"`
 }
 
+// Wanted tells a publisher which encodings of its video are of use to anybody now. Video that it does not name is wanted whole.
+type Wanted struct {
+	Tracks []WantedTrack `json:"tracks"`
+}
+
+// WantedTrack is a section on which the client sends video that is not wanted whole.
+type WantedTrack struct {
+	Mid  string   `json:"mid"`
+	RIDs []string `json:"rids"` // those that are wanted, small before large; "" is the only encoding of a track without simulcast
+}
+
 // Mute mutes or unmutes the sender's own track, or, from an admin, anybody's.
 type Mute struct {
 	TrackID orama.TrackID `json:"track_id"`
@@ -339,6 +350,7 @@ const (
 	TypeMute               Type = "mute"
 	TypeLastN              Type = "last-n"
 	TypeHeld               Type = "held"
+	TypeWanted             Type = "wanted"
 	TypeKick               Type = "kick"
 	TypePermit             Type = "permit"
 	TypePermissionsChanged Type = "permissions-changed"
@@ -376,6 +388,7 @@ func (*Prefer) Type() Type             { return TypePrefer }
 func (*Mute) Type() Type               { return TypeMute }
 func (*LastN) Type() Type              { return TypeLastN }
 func (*Held) Type() Type               { return TypeHeld }
+func (*Wanted) Type() Type             { return TypeWanted }
 func (*Kick) Type() Type               { return TypeKick }
 func (*Permit) Type() Type             { return TypePermit }
 func (*PermissionsChanged) Type() Type { return TypePermissionsChanged }

@@ -2,6 +2,7 @@
 
 import { OramaError } from './errors.js';
 import { limits } from './protocol.js';
+import { encodingsOf, type Encoding, layersFor, type Size } from './simulcast.js';
 
 /** Devices that can be named instead of handing in a track. */
 export type Device = 'camera' | 'microphone' | 'screen';
@@ -15,7 +16,16 @@ export interface PublishOptions {
   constraints?: MediaTrackConstraints;
   /** Published but silent at first. */
   muted?: boolean;
+  /**
+   * Video: whether several sizes are sent, of which everybody gets what suits them; true unless said otherwise. How many depends on the
+   * picture when it is published: three from 960x540 on, two from 480x270, else one; of a screen two at most. Sizes that
+   * nobody watches are not encoded. false: one size, for a machine that is short of CPU, or a room of two.
+   */
+  simulcast?: boolean;
 }
+
+/** What a picture is taken for whose size nobody tells. */
+const usual: Size = { width: 1280, height: 720 };
 
 const byDefault: Record<Device, MediaTrackConstraints> = {
   camera: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30, max: 30 } },
@@ -93,6 +103,14 @@ export class Publication {
 
   get stopped(): boolean {
     return this.ended;
+  }
+
+  /** The encodings to send it as, as many as count or as suit it; empty for one, without simulcast. */
+  encodings(count?: number): Encoding[] {
+    if (this.kind !== 'video' || this.options.simulcast === false) return [];
+    const { width = usual.width, height = usual.height } = this.track.getSettings();
+    const screen = this.source === 'screen' || ['detail', 'text'].includes(this.track.contentHint);
+    return encodingsOf(count ?? layersFor({ width, height }, screen), { width, height }, screen);
   }
 
   /** Sends silence or black, and tells the others. A camera that the SDK opened is released. */

@@ -82,6 +82,7 @@ export class Move {
       case 'offer': return this.link?.offered(m.sdp, m.tracks ?? []);
       case 'answer': return this.link?.answered(m.sdp, m.tracks);
       case 'ice-candidate': return this.link?.candidate(m.candidate);
+      case 'wanted': return this.link?.want(m.tracks ?? []);
       case 'peer-joined': this.peers.set(m.peer.peer_id, m.peer); break;
       case 'peer-left': this.peers.delete(m.peer_id); break;
       case 'peer-changed': this.change(m.peer_id, (p) => ({ ...p, name: m.name, metadata: m.metadata })); break;

@@ -5,7 +5,7 @@ import type { DataChannel } from './data.js';
 import { OramaError } from './errors.js';
 import { type Flow, type Expected, FlowWatch, type Sample } from './flow.js';
 import type { Publication } from './media.js';
-import type { CandidateInit, ClientMessage, Credentials, TrackRef } from './protocol.js';
+import type { CandidateInit, ClientMessage, Credentials, TrackRef, Wanted } from './protocol.js';
 import { counters, type RoomStats, StatsReader } from './stats.js';
 
 /** ms between looks at the counters. */
@@ -38,6 +38,10 @@ export class PeerLink {
   private readonly ups = new Map<Publication, RTCRtpTransceiver>();
   /** Sections on which we may send: our own, and those that the SFU offers to receive on. */
   private readonly slots = new Set<RTCRtpTransceiver>();
+  /** Sections of our own with simulcast, and how many encodings each was made with: that cannot be changed later. */
+  private readonly layered = new Map<RTCRtpTransceiver, number>();
+  /** By mid, the rids that somebody wants; all of them of a section that is not named. */
+  private wanted = new Map<string, string[]>();
   private refs: TrackRef[] = [];
   private work: Promise<void> = Promise.resolve();
   private started = false; // the SFU's first offer has been answered
@@ -136,6 +140,8 @@ export class PeerLink {
   /** Sends a publication. Before the first offer its track waits for a section of that offer. */
   publish(p: Publication): void {
     const stream = new MediaStream([p.media]);
+    const encodings = p.encodings();
+    if (encodings.length > 0) return this.publishLayers(p, encodings, stream);
     if (!this.started) {
       const sender = this.pc.addTrack(p.media, stream);
       this.take(p, this.pc.getTransceivers().find((t) => t.sender === sender)!);
@@ -146,13 +152,58 @@ export class PeerLink {
     this.take(p, free);
     // A section of the SFU's may carry something down as well, now or later.
     free.direction = free.direction === 'inactive' ? 'sendonly' : 'sendrecv';
-    this.enqueue(() => free.sender.replaceTrack(p.media));
+    this.enqueue(async () => {
+      await free.sender.replaceTrack(p.media);
+      await this.tune(p, free); // whatever was sent here before may have been switched off
+    });
+  }
+
+  // Simulcast needs a section of our own, which we offer: the SFU's offers cannot ask for it (its pion has no words for that), so a
+  // browser leaves a section that addTransceiver made out of its answers and asks for an offer afterwards. It is not used again for another
+  // publication: the SFU knows encodings by names that browsers send with the first packets of a source alone.
+  private publishLayers(p: Publication, sendEncodings: RTCRtpEncodingParameters[], stream: MediaStream): void {
+    const t = this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream], sendEncodings });
+    this.ups.set(p, t);
+    this.layered.set(t, sendEncodings.length);
   }
 
   /** Sends the publication's present track, or nothing when it has ended. */
   async replace(p: Publication): Promise<void> {
     const live = p.media.readyState === 'live';
-    await this.ups.get(p)?.sender.replaceTrack(live ? p.media : null);
+    const t = this.ups.get(p);
+    if (!t) return;
+    await t.sender.replaceTrack(live ? p.media : null);
+    if (live) this.enqueue(() => this.tune(p, t)); // another camera may have another size
+  }
+
+  /** Has of video encoded what somebody wants, and nothing else. */
+  want(tracks: NonNullable<Wanted['tracks']>): void {
+    this.wanted = new Map(tracks.map((t) => [t.mid, t.rids ?? []]));
+    this.enqueue(async () => {
+      for (const [p, t] of this.ups) await this.tune(p, t);
+    });
+  }
+
+  // Brings a sender's encodings to what is wanted of them and to the size of the picture. What a browser will not have stays as it was.
+  private async tune(p: Publication, t: RTCRtpTransceiver): Promise<void> {
+    if (p.kind !== 'video') return; // sound goes on, whoever listens
+    const params = t.sender.getParameters();
+    const all = params.encodings ?? [];
+    const rids = t.mid === null ? undefined : this.wanted.get(t.mid);
+    const meant = new Map(p.encodings(this.layered.get(t) ?? 1).map((e) => [e.rid, e]));
+    let changed = false;
+    for (const e of all) {
+      const to = meant.get(e.rid ?? '');
+      const active = (to?.active ?? true) && (!rids || (all.length > 1 ? rids.includes(e.rid ?? '') : rids.length > 0));
+      const scale = to?.scaleResolutionDownBy ?? e.scaleResolutionDownBy;
+      const maxBitrate = to?.maxBitrate ?? e.maxBitrate;
+      if (e.active === active && e.maxBitrate === maxBitrate && e.scaleResolutionDownBy === scale) continue;
+      changed = true;
+      e.active = active;
+      if (maxBitrate !== undefined) e.maxBitrate = maxBitrate;
+      if (scale !== undefined) e.scaleResolutionDownBy = scale;
+    }
+    if (changed) await t.sender.setParameters(params).catch(() => {});
   }
 
   unpublish(p: Publication): void {

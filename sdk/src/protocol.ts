@@ -185,6 +185,11 @@ export interface Held {
   type: 'held';
   track_ids: string[] | null;
 }
+/** Video of ours of which not every encoding is of use to anybody now: the rids that are; "" is the only one of a track without simulcast. */
+export interface Wanted {
+  type: 'wanted';
+  tracks: { mid: string; rids: string[] | null }[] | null;
+}
 export interface Mute {
   type: 'mute';
   track_id: string;
@@ -285,7 +290,7 @@ export type ClientMessage =
 /** What an SFU may send. */
 export type ServerMessage =
   | Joined | Offer | Answer | ICECandidate | PeerJoined | PeerLeft | TURNCredentials | RefreshCredentials
-  | ServerDraining | TrackPublished | TrackUnpublished | TrackMuted | Held | PermissionsChanged | PeerChanged
+  | ServerDraining | TrackPublished | TrackUnpublished | TrackMuted | Held | Wanted | PermissionsChanged | PeerChanged
   | RoomChanged | Speakers | Quality | Kicked | RoomClosed | ErrorMessage | Ping | Pong;
 
 export type Message = ClientMessage | ServerMessage;
@@ -373,6 +378,7 @@ const shapes: Record<MessageType, Shape> = {
   'prefer': { track_id: str, max_width: opt(num), max_fps: opt(num), priority: opt(num), paused: opt(bool) },
   'last-n': { videos: orNull(num) },
   'held': { track_ids: list(str) },
+  'wanted': { tracks: list(obj({ mid: str, rids: list(str) })) },
   'mute': { track_id: str, muted: bool, locked: opt(bool) },
   'kick': { peer_id: opt(str), user_id: opt(str), reason: opt(str) },
   'permit': { peer_id: str, permissions },

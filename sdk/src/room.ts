@@ -481,6 +481,7 @@ export class Room extends Emitter<RoomEvents> {
       case 'held':
         this.heldIds = m.track_ids ?? [];
         return this.held();
+      case 'wanted': return this.link?.want(m.tracks ?? []);
       case 'peer-changed': return this.changePeer(this.members.get(m.peer_id), m.name, m.metadata);
       case 'permissions-changed': return this.permitted(m.peer_id, m.permissions, m.by);
       case 'room-changed':

@@ -20,6 +20,8 @@ export interface Path {
 export interface TrackStats {
   direction: 'up' | 'down';
   mid: string;
+  /** Set for each encoding of simulcast: they are entries of their own, with the same mid. */
+  rid?: string;
   kind: 'audio' | 'video';
   /** Set for a down track. */
   trackId?: string;
@@ -160,6 +162,7 @@ export class StatsReader {
     return {
       direction: down ? 'down' : 'up',
       mid,
+      ...(!down && s(e['rid']) && { rid: s(e['rid']) }),
       kind: e.kind!,
       ...(down ? names(mid) : undefined),
       codec: s(all.get(s(e['codecId']))?.['mimeType']).replace(/^.*\//, ''),

@@ -70,16 +70,42 @@ export class FakeTrack extends EventTarget {
   enabled = true;
   readyState = 'live';
   contentHint = '';
-  constructor(readonly kind: 'audio' | 'video', readonly id = crypto.randomUUID()) {
+  /** Too small for simulcast, unless a test says otherwise. */
+  constructor(readonly kind: 'audio' | 'video', private readonly size: { width?: number; height?: number } = { width: 300, height: 200 },
+    readonly id = crypto.randomUUID()) {
     super();
+  }
+  getSettings(): object {
+    return this.kind === 'video' ? this.size : {};
   }
   stop(): void {
     this.readyState = 'ended';
   }
 }
 
+export interface FakeEncoding {
+  rid?: string;
+  active: boolean;
+  maxBitrate?: number;
+  scaleResolutionDownBy?: number;
+}
+
 class FakeSender {
-  constructor(public track: FakeTrack | null) {}
+  /** How often parameters were set. */
+  set = 0;
+  constructor(public track: FakeTrack | null, private encodings: FakeEncoding[] = [{ active: true }]) {}
+  getParameters(): { encodings: FakeEncoding[] } {
+    return structuredClone({ encodings: this.encodings });
+  }
+  async setParameters(p: { encodings: FakeEncoding[] }): Promise<void> {
+    if (p.encodings.length !== this.encodings.length) throw new Error('InvalidModificationError');
+    this.set++;
+    this.encodings = structuredClone(p.encodings);
+  }
+  /** The rids that are sent; "" without simulcast. */
+  get active(): string[] {
+    return this.encodings.filter((e) => e.active).map((e) => e.rid ?? '');
+  }
   async replaceTrack(t: FakeTrack | null): Promise<void> {
     this.track = t;
   }
@@ -166,6 +192,8 @@ export class FakePC {
   ondatachannel: ((e: { channel: FakeChannel }) => void) | null = null;
   private needed = false;
   private nextMid = 100;
+  /** Transceivers that have a mid by our outstanding offer alone. */
+  private offered: FakeTransceiver[] = [];
 
   constructor(public config: { iceServers: { urls: string[] }[]; iceTransportPolicy: string; bundlePolicy: string }) {
     FakePC.all.push(this);
@@ -185,12 +213,12 @@ export class FakePC {
     return t.sender;
   }
 
-  addTransceiver(track: FakeTrack, init: { direction: string }): FakeTransceiver {
-    return this.add(track, init.direction, false);
+  addTransceiver(track: FakeTrack, init: { direction: string; sendEncodings?: FakeEncoding[] }): FakeTransceiver {
+    return this.add(track, init.direction, false, track.kind, init.sendEncodings?.map((e) => ({ ...e, active: true })));
   }
 
-  private add(track: FakeTrack | null, direction: string, byAddTrack: boolean, kind = track?.kind): FakeTransceiver {
-    const t = new FakeTransceiver(this, kind!, new FakeSender(track), direction, byAddTrack);
+  private add(track: FakeTrack | null, direction: string, byAddTrack: boolean, kind = track?.kind, encodings?: FakeEncoding[]): FakeTransceiver {
+    const t = new FakeTransceiver(this, kind!, new FakeSender(track, encodings), direction, byAddTrack);
     this.transceivers.push(t);
     this.need();
     return t;
@@ -224,7 +252,11 @@ export class FakePC {
     this.log.push(`remote ${d.type}`);
     if (d.sdp === 'bad') throw new Error('bad sdp');
     if (d.type === 'answer' && this.signalingState !== 'have-local-offer') throw new Error('no offer');
-    if (d.type === 'offer') for (const s of parse(d.sdp)) this.section(s);
+    if (d.type === 'offer') {
+      if (this.signalingState === 'have-local-offer') for (const t of this.offered) t.mid = null; // rolled back
+      for (const s of parse(d.sdp)) this.section(s);
+    }
+    this.offered = [];
     this.signalingState = d.type === 'offer' ? 'have-remote-offer' : 'stable';
     if (d.type === 'answer') this.fire();
   }
@@ -245,7 +277,8 @@ export class FakePC {
     }
     const answer = this.signalingState === 'have-remote-offer';
     this.log.push(`local ${answer ? 'answer' : 'offer'}`);
-    if (!answer) for (const t of this.transceivers) t.mid ??= String(this.nextMid++);
+    if (!answer) this.offered = this.transceivers.filter((t) => t.mid === null);
+    for (const t of this.offered) t.mid = String(this.nextMid++);
     this.needed = answer && this.transceivers.some((t) => t.mid === null);
     this.signalingState = answer ? 'stable' : 'have-local-offer';
     this.localDescription = { type: answer ? 'answer' : 'offer', sdp: `${answer ? 'answer' : 'offer'} ${this.log.length}` };

@@ -142,9 +142,6 @@ test('a crossing offer of the SFU wins: ours is rolled back and made again', asy
   FakeSocket.last.say({ type: 'error', code: 'glare', message: 'crossed', retryable: true });
   FakeSocket.last.say({ type: 'offer', sdp: sdp(...slots) });
   await settle();
-  assert.deepEqual(pc.log, ['remote offer', 'local answer']);
-  pc.need(); // as a browser does after the rollback
-  await settle();
   assert.deepEqual(pc.log, ['remote offer', 'local answer', 'local offer']);
   FakeSocket.last.say({ type: 'answer', sdp: sdp() });
   FakeSocket.last.say({ type: 'answer', sdp: sdp() });

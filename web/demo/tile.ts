@@ -89,7 +89,8 @@ export class Tile {
   }
 
   setStats(path: Path | null, tracks: TrackStats[]): void {
-    const video = tracks.find((t) => t.kind === 'video');
+    // Of simulcast the largest picture that is sent.
+    const video = tracks.filter((t) => t.kind === 'video').sort((a, b) => (b.width ?? 0) * Math.min(1, b.fps ?? 0) - (a.width ?? 0) * Math.min(1, a.fps ?? 0))[0];
     const audio = tracks.find((t) => t.kind === 'audio');
     const main = video ?? audio;
     const rows: [string, string, string][] = [
