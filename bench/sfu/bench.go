@@ -15,10 +15,13 @@ import (
 )
 
 const (
-	mostLoss   = 1.0             // percent, at saturation
-	equalLoad  = 0.8             // of stock's saturation
-	recovery   = 2 * time.Second // after a load that was too much
-	memoryRest = 2 * time.Second // of light load before memory is read
+	mostLoss                  = 1.0                               // percent, at saturation
+	equalLoad                 = 0.8                               // of stock's saturation
+	recovery                  = 2 * time.Second                   // after a load that was too much
+	profileFor, profileWithin = 10 * time.Second, 3 * time.Second // that long, and to write it
+	triesMost                 = 4                                 // of a load that is too much
+	disturbed                 = 8.0                               // percent of the servers' core that others have while a load that is too much is measured
+	memoryRest                = 2 * time.Second                   // of light load before memory is read
 )
 
 // bench is one run.
@@ -57,13 +60,11 @@ func inner(given []string) (err error) {
 	}
 	b := &bench{settings: s, lab: l, load: people, results: newResults(s, pressure)}
 	err = b.run(ctx)
-	if err = errors.Join(err, people.close(), l.stop()); err != nil {
-		return err
-	}
-	return b.results.print(os.Stdout, s.json)
+	return errors.Join(err, people.close(), l.stop(), b.results.print(os.Stdout, s.json))
 }
 
-func (b *bench) run(ctx context.Context) error {
+// run measures every cell; what one of them fails with keeps no other from its turn.
+func (b *bench) run(ctx context.Context) (failed error) {
 	began := time.Now()
 	for _, c := range cells {
 		for _, way := range ways {
@@ -73,12 +74,16 @@ func (b *bench) run(ctx context.Context) error {
 			err := b.cell(ctx, c, way)
 			b.load.empty()
 			if err = errors.Join(err, b.lab.stop()); err != nil {
-				return fmt.Errorf("%s/%s: %w", c.name, way, err)
+				failed = errors.Join(failed, fmt.Errorf("%s/%s: %w", c.name, way, err))
+				b.say("%s/%s: %v", c.name, way, err)
+			}
+			if ctx.Err() != nil {
+				return failed
 			}
 		}
 	}
 	b.results.Seconds = time.Since(began).Seconds()
-	return nil
+	return failed
 }
 
 func (b *bench) say(format string, args ...any) {
@@ -141,6 +146,11 @@ func (b *bench) memory(ctx context.Context, of *contender, c cell, x *row) error
 func (b *bench) round(ctx context.Context, round int, c cell, way string, all []*contender, x *row, from map[string]float64) error {
 	order := turns(all, round)
 	for _, one := range order {
+		idle, err := b.idle(ctx, one)
+		if err != nil {
+			return err
+		}
+		x.add(one.name, keyIdle, idle)
 		s, err := b.measure(ctx, one, c, c.light, b.settings.window)
 		if err != nil {
 			return err
@@ -171,8 +181,42 @@ func (b *bench) round(ctx context.Context, round int, c cell, way string, all []
 		if err := b.equal(ctx, one, c, equal, x); err != nil {
 			return err
 		}
+		if b.settings.profile != "" && one.sfu == kindSFU && round == 0 {
+			if err := b.profile(ctx, one, c, equal); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// profile has our SFU write its profiles under a load. What they cost is in no figure.
+func (b *bench) profile(ctx context.Context, of *contender, c cell, level float64) error {
+	signal := func() error { return syscall.Kill(of.server.PID(), syscall.SIGUSR1) }
+	if err := signal(); err != nil {
+		return err
+	}
+	if _, err := b.measure(ctx, of, c, level, profileFor); err != nil {
+		return err
+	}
+	if err := signal(); err != nil {
+		return err
+	}
+	return rig.Pause(ctx, profileWithin)
+}
+
+// idle is what the SFU takes of its core for people between whom nothing is sent, in percent.
+func (b *bench) idle(ctx context.Context, of *contender) (float64, error) {
+	before, err := rig.CPUOf(of.server.PID())
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := rig.Pause(ctx, b.settings.window); err != nil {
+		return 0, err
+	}
+	after, err := rig.CPUOf(of.server.PID())
+	return 100 * float64(after-before) / float64(time.Since(began)), err
 }
 
 // turns are in another order every round, for what comes second finds a warmer machine, or a busier one.
@@ -185,12 +229,6 @@ func turns(all []*contender, round int) (out []*contender) {
 
 // equal has a contender carry the load that everybody can.
 func (b *bench) equal(ctx context.Context, of *contender, c cell, level float64, x *row) error {
-	if b.settings.profile != "" && of.sfu == kindSFU {
-		if err := syscall.Kill(of.server.PID(), syscall.SIGUSR1); err != nil {
-			return err
-		}
-		defer syscall.Kill(of.server.PID(), syscall.SIGUSR1) //nolint:errcheck // it would have failed above
-	}
 	s, err := b.measure(ctx, of, c, level, 2*b.settings.window)
 	if err != nil {
 		return err
@@ -206,7 +244,7 @@ func (b *bench) equal(ctx context.Context, of *contender, c cell, level float64,
 	return nil
 }
 
-// saturate raises everybody's load in turns until more than mostLoss does not arrive, twice, and gives the levels
+// saturate raises everybody's load in turns until more than mostLoss does not arrive, and gives the levels
 // before that. From is where each begins, and is changed for the next round.
 func (b *bench) saturate(ctx context.Context, c cell, way string, order []*contender, x *row, from map[string]float64) (map[string]float64, error) {
 	levels, best := map[string]float64{}, map[string]sample{}
@@ -223,7 +261,7 @@ func (b *bench) saturate(ctx context.Context, c cell, way string, order []*conte
 			if level == 0 {
 				continue
 			}
-			s, err := b.tryTwice(ctx, one, c, level)
+			s, err := b.try(ctx, one, c, level)
 			if err != nil {
 				return nil, err
 			}
@@ -261,11 +299,14 @@ func (b *bench) next(c cell, level float64, fits, once bool, x *row, name string
 	return level / b.settings.step / b.settings.step
 }
 
-// tryTwice measures again what was too much: something else may have had the core.
-func (b *bench) tryTwice(ctx context.Context, of *contender, c cell, level float64) (s sample, err error) {
-	for range 2 {
+// try measures again what was too much, at least once: something else may have had the core.
+func (b *bench) try(ctx context.Context, of *contender, c cell, level float64) (s sample, err error) {
+	for k := range triesMost {
 		if s, err = b.measure(ctx, of, c, level, b.settings.window); err != nil || s.loss <= mostLoss {
 			return s, err
+		}
+		if k > 0 && s.taken < disturbed {
+			return s, nil
 		}
 		if err := rig.Pause(ctx, recovery); err != nil {
 			return s, err

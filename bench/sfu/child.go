@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"syscall"
 	"time"
@@ -55,7 +56,7 @@ func serve(args []string) error {
 	return fmt.Errorf("no server %q", args[0])
 }
 
-// profiles writes a CPU profile from one SIGUSR1 to the next, and with it the allocations since the process began.
+// profiles writes a CPU profile from one SIGUSR1 to the next, and the allocations before and after.
 func profiles(ctx context.Context, prefix string) {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR1)
@@ -72,13 +73,11 @@ func profiles(ctx context.Context, prefix string) {
 }
 
 func profile(ctx context.Context, asked <-chan os.Signal, prefix string) error {
-	before, err := os.Create(filepath.Clean(prefix + ".allocs-before.pprof"))
-	if err != nil {
+	if err := allocations(prefix + ".allocs-before.pprof"); err != nil {
 		return err
 	}
-	err = errors.Join(pprof.Lookup("allocs").WriteTo(before, 0), before.Close())
-	cpu, err2 := os.Create(filepath.Clean(prefix + ".cpu.pprof"))
-	if err := errors.Join(err, err2); err != nil {
+	cpu, err := os.Create(filepath.Clean(prefix + ".cpu.pprof"))
+	if err != nil {
 		return err
 	}
 	if err := pprof.StartCPUProfile(cpu); err != nil {
@@ -89,9 +88,16 @@ func profile(ctx context.Context, asked <-chan os.Signal, prefix string) error {
 	case <-asked:
 	}
 	pprof.StopCPUProfile()
-	after, err := os.Create(filepath.Clean(prefix + ".allocs.pprof"))
+	return errors.Join(cpu.Close(), allocations(prefix+".allocs.pprof"))
+}
+
+// allocations writes those since the process began. They are in the profile two collections later.
+func allocations(path string) error {
+	runtime.GC()
+	runtime.GC()
+	f, err := os.Create(filepath.Clean(path))
 	if err != nil {
-		return errors.Join(err, cpu.Close())
+		return err
 	}
-	return errors.Join(cpu.Close(), pprof.Lookup("allocs").WriteTo(after, 0), after.Close())
+	return errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())
 }

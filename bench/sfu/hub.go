@@ -34,6 +34,10 @@ const (
 	waiting     = 256      // datagrams for pion
 )
 
+// gathering is for how long arrivals gather when there were few. A reader that waits for each is woken at the cost of who
+// sends it, which no network does, and has little time for anything else; the kernel has stamped them anyway.
+const gathering = 500 * time.Microsecond
+
 // addressOf gives each person a network (/24) of its own, for servers ration what they answer to one.
 func addressOf(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 64 + byte(i>>8), byte(i), 7}) }
 
@@ -59,8 +63,9 @@ type mmsghdr struct {
 	_   [4]byte
 }
 
-func newHub() (*hub, error) {
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: peoplePort})
+// newHub binds a port of every address; 0 is any.
+func newHub(port int) (*hub, error) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: port})
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +96,8 @@ func newHub() (*hub, error) {
 	return h, nil
 }
 
+func (h *hub) port() uint16 { return h.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
+
 func (h *hub) run() {
 	defer close(h.done)
 	for {
@@ -110,6 +117,9 @@ func (h *hub) run() {
 			if l := h.lines[indexOf(to)].Load(); l != nil {
 				l.take(h.data[i*largest:][:h.in[i].len], &h.names[i], at)
 			}
+		}
+		if n < batch {
+			time.Sleep(gathering)
 		}
 	}
 }
@@ -187,7 +197,7 @@ func (h *hub) open(i int, media func(rtp []byte, at int64) bool) (*line, error) 
 		return nil, fmt.Errorf("more than %d people", mostPeople)
 	}
 	a := addressOf(i)
-	l := &line{hub: h, index: i, local: net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, peoplePort)), media: media,
+	l := &line{hub: h, index: i, local: net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, h.port())), media: media,
 		in: make(chan datagram, waiting), ended: make(chan struct{})}
 	l.source = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: a.As4()})
 	h.lines[i].Store(l)

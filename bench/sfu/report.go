@@ -12,6 +12,7 @@ import (
 
 // Figures of a row, by key.
 const (
+	keyIdle      = "idle_percent"
 	keyLightCPU  = "light_cpu_us"
 	keyLightPath = "light_path_cpu_us"
 	keyCPU       = "cpu_us"
@@ -64,6 +65,7 @@ func figures(name, way string) []figure {
 		memory.bar = &bar{limit: 400}
 	}
 	out := []figure{
+		{keyIdle, "SFU's CPU when nothing is sent, % of a core", nil},
 		{keyLightCPU, "SFU's CPU, light load, µs a packet", &bar{limit: 0.65, to: nameStock}},
 		{keyCPU, "SFU's CPU, equal load, µs a packet", &bar{limit: 0.65, to: nameStock}},
 	}

@@ -40,7 +40,7 @@ type load struct {
 }
 
 func newLoad(l *lab) (*load, error) {
-	h, err := newHub()
+	h, err := newHub(peoplePort)
 	if err != nil {
 		return nil, err
 	}
