@@ -19,7 +19,7 @@ const (
 	equalLoad                 = 0.8                               // of stock's saturation
 	recovery                  = 2 * time.Second                   // after a load that was too much
 	profileFor, profileWithin = 10 * time.Second, 3 * time.Second // that long, and to write it
-	triesMost                 = 4                                 // of a load that is too much
+	triesMost                 = 3                                 // of a load that is too much
 	disturbed                 = 8.0                               // percent of the servers' core that others have while a load that is too much is measured
 	memoryRest                = 2 * time.Second                   // of light load before memory is read
 )
@@ -229,7 +229,7 @@ func turns(all []*contender, round int) (out []*contender) {
 
 // equal has a contender carry the load that everybody can.
 func (b *bench) equal(ctx context.Context, of *contender, c cell, level float64, x *row) error {
-	s, err := b.measure(ctx, of, c, level, 2*b.settings.window)
+	s, err := b.try(ctx, of, c, level, 2*b.settings.window)
 	if err != nil {
 		return err
 	}
@@ -252,6 +252,9 @@ func (b *bench) saturate(ctx context.Context, c cell, way string, order []*conte
 	for _, one := range order {
 		if at[one.name] = from[one.name]; at[one.name] == 0 {
 			at[one.name] = c.start
+			if way == wayRelay {
+				at[one.name] /= 2
+			}
 		}
 	}
 	for open := true; open; {
@@ -261,7 +264,7 @@ func (b *bench) saturate(ctx context.Context, c cell, way string, order []*conte
 			if level == 0 {
 				continue
 			}
-			s, err := b.try(ctx, one, c, level)
+			s, err := b.try(ctx, one, c, level, b.settings.window)
 			if err != nil {
 				return nil, err
 			}
@@ -300,9 +303,9 @@ func (b *bench) next(c cell, level float64, fits, once bool, x *row, name string
 }
 
 // try measures again what was too much, at least once: something else may have had the core.
-func (b *bench) try(ctx context.Context, of *contender, c cell, level float64) (s sample, err error) {
+func (b *bench) try(ctx context.Context, of *contender, c cell, level float64, window time.Duration) (s sample, err error) {
 	for k := range triesMost {
-		if s, err = b.measure(ctx, of, c, level, b.settings.window); err != nil || s.loss <= mostLoss {
+		if s, err = b.measure(ctx, of, c, level, window); err != nil || s.loss <= mostLoss {
 			return s, err
 		}
 		if k > 0 && s.taken < disturbed {
