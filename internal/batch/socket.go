@@ -64,13 +64,16 @@ func prepare(fd, family int, at netip.AddrPort, o Options) error {
 	if o.Fragment {
 		DontFragment(fd, six, false)
 	}
-	unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) //nolint:errcheck // Linux 5.0; works without
+	Merge(fd)
 	a := AddrOf(at)
 	if _, _, e := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(a.sockaddr()), uintptr(a.len)); e != 0 {
 		return os.NewSyscallError("bind", e)
 	}
 	return nil
 }
+
+// Merge has the kernel put datagrams of one sender together where it can. Without it, or before Linux 5.0, they come one by one.
+func Merge(fd int) { unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) } //nolint:errcheck // see above
 
 // DontFragment says whether what is sent from now on may be fragmented: with yes it is not, and the path's limit is not
 // asked for.

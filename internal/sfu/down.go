@@ -1,12 +1,13 @@
 package sfu
 
 import (
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/pion/rtcp"
-	"github.com/pion/rtp"
+	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama/internal/sfu/rewrite"
@@ -32,22 +33,22 @@ type down struct {
 	sender *webrtc.RTPSender
 	state  slotState // the peer's loop only
 
-	metrics *metrics
-	heard   heard
+	to    *egress
+	heard heard
+	room  atomic.Int64 // what its subscriber has room for, bits a second; 0: any; below: it does not want it now
 
 	mu      sync.Mutex
 	up      *up // guarded by mu, as all below; nil: nothing is sent
 	stream  string
 	track   string
 	paused  bool
-	writer  webrtc.TrackLocalWriter
-	ssrc    uint32
-	pt      uint8 // of codec at this subscriber
-	ptRED   uint8 // 0: the subscriber takes no RED
-	levelID uint8 // 0: the subscriber takes no audio level
-	hdr     rtp.Header
-	head    [8]byte // of the payload, rewritten
-	payload []byte  // its memory is used again
+	starved bool     // the path to the subscriber has no room for it
+	bound   *binding // nil: not negotiated, or not any more
+	sent    sentPackets
+	packets uint32 // sent, for reports
+	octets  uint32
+
+	reported reported
 
 	out    rewrite.Stream
 	filter rewrite.Filter
@@ -58,9 +59,9 @@ type down struct {
 	lastAt time.Time // when a packet was sent last
 }
 
-// newDown makes a section's track for u. It is not sending yet.
-func newDown(u *up, m *metrics) *down {
-	d := &down{kind: u.kind, codec: u.codec, metrics: m, payload: make([]byte, 0, maxPacket)}
+// newDown makes a section's track for u, to the subscriber that to leads to. It is not sending yet.
+func newDown(u *up, to *egress) *down {
+	d := &down{kind: u.kind, codec: u.codec, to: to}
 	d.assign(u)
 	return d
 }
@@ -76,6 +77,8 @@ func (d *down) assign(u *up) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.up, d.stream, d.track, d.paused = u, string(u.owner), string(u.id), false
+	d.starved = false
+	d.room.Store(0)
 	d.from, d.asked, d.broken = nil, nil, false
 	d.lim = limits{spatial: -1, temporal: -1}
 }
@@ -100,6 +103,26 @@ func (d *down) pause(paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.paused = paused
+}
+
+// starve stops and resumes d for want of bandwidth. It goes on with a keyframe.
+func (d *down) starve(starved bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.starved = starved
+}
+
+// offer says what the subscriber has room for, and has the publisher told when that matters to it.
+func (d *down) offer(room int) {
+	was := int(d.room.Swap(int64(room)))
+	if was != room && (was <= 0 || room <= 0 || max(room-was, was-room) > was/20) {
+		d.mu.Lock()
+		u := d.up
+		d.mu.Unlock()
+		if u != nil && u.roomChanged != nil {
+			u.roomChanged()
+		}
+	}
 }
 
 // prefer bounds what is sent by what the subscriber shows: width in pixels, and frames a second; 0 does not bound.
@@ -128,10 +151,10 @@ func (d *down) forward(p *packet) {
 func (d *down) pass(p *packet) (ask *layer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.up != p.up || d.writer == nil {
+	if d.up != p.up || d.bound == nil {
 		return nil
 	}
-	if d.paused || p.up.silenced.Load() {
+	if d.paused || d.starved || p.up.silenced.Load() {
 		d.broken = true
 		return nil
 	}
@@ -144,14 +167,14 @@ func (d *down) pass(p *packet) (ask *layer) {
 	} else if d.from != p.layer || d.broken || d.lastAt.IsZero() {
 		d.switchTo(p)
 	}
-	payload, pt := p.payload, d.pt
+	payload, pt := p.payload, d.bound.pt
 	if p.red {
-		if pt = d.ptRED; pt == 0 {
+		if pt = d.bound.ptRED; pt == 0 {
 			var ok bool
 			if payload, ok = redPrimary(p.payload); !ok {
 				return ask
 			}
-			pt = d.pt
+			pt = d.bound.pt
 		}
 	}
 	d.send(p, payload, pt, marker)
@@ -218,28 +241,25 @@ func (d *down) switchTo(p *packet) {
 	d.from, d.asked, d.broken = p.layer, nil, false
 }
 
-// send numbers a packet and hands it on.
+// send numbers a packet and hands it on. Video for which the path has no room is left out before it has a number, and goes on with a keyframe.
 func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
+	video := d.kind == webrtc.RTPCodecTypeVideo
+	if video && !d.to.takes(p.at) {
+		d.to.metrics.heldBack.Add(1)
+		d.broken = true
+		return
+	}
 	n, ok := d.out.Next(d.up.read, p.hdr.SequenceNumber, p.hdr.Timestamp, &p.info)
 	if !ok {
 		return
 	}
-	if p.info.HasPID() { // other subscribers are sent the same bytes: this one's head is a copy
-		head := p.info.Apply(n, payload, d.head[:])
-		d.payload = append(append(d.payload[:0], d.head[:head]...), payload[head:]...)
-		payload = d.payload
-	}
 	d.lastAt = p.at
-	d.hdr = rtp.Header{
-		Version: 2, Marker: marker, PayloadType: pt, SequenceNumber: n.Seq, Timestamp: n.TS, SSRC: d.ssrc,
-		Extensions: d.hdr.Extensions[:0],
+	d.packets, d.octets = d.packets+1, d.octets+uint32(len(payload))
+	c := parcel{from: p.layer, as: d.bound, n: n, src: p.hdr.SequenceNumber, pt: pt, marker: marker}
+	if video {
+		d.sent.put(c, p.at)
 	}
-	if d.levelID != 0 && p.level != nil {
-		d.hdr.SetExtension(d.levelID, p.level) //nolint:errcheck // one byte always fits
-	}
-	if _, err := d.writer.WriteRTP(&d.hdr, payload); err == nil {
-		d.metrics.packetsOut.Add(1)
-	}
+	d.to.send(c, p, payload, !video)
 }
 
 // reportTime gives the publisher's time (RFC 5905, 32.32) and where the section's RTP clock stands at it, for sender reports: sound and
@@ -266,20 +286,32 @@ func (d *down) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, erro
 	codec, ok := matchCodec(c.CodecParameters(), d.codec)
 	if !ok {
 		// An error here would fail the whole description. The section stays silent instead.
-		d.writer = nil
+		d.unbindLocked()
 		return webrtc.RTPCodecParameters{RTPCodecCapability: d.codec}, nil
 	}
-	d.writer, d.ssrc, d.pt, d.ptRED, d.levelID = c.WriteStream(), uint32(c.SSRC()), uint8(codec.PayloadType), 0, 0
+	bound := &binding{writer: c.WriteStream(), ssrc: uint32(c.SSRC()), pt: uint8(codec.PayloadType)}
 	for _, other := range c.CodecParameters() {
-		if d.kind == webrtc.RTPCodecTypeAudio && isRED(other) {
-			d.ptRED = uint8(other.PayloadType)
+		switch {
+		case d.kind == webrtc.RTPCodecTypeAudio && isRED(other):
+			bound.ptRED = uint8(other.PayloadType)
+		case strings.EqualFold(other.MimeType, webrtc.MimeTypeRTX) && other.SDPFmtpLine == "apt="+strconv.Itoa(int(codec.PayloadType)):
+			bound.rtxSSRC, bound.rtxPT = uint32(c.SSRCRetransmission()), uint8(other.PayloadType)
 		}
+	}
+	if bound.rtxSSRC == 0 {
+		bound.rtxPT = 0
 	}
 	for _, e := range c.HeaderExtensions() {
-		if d.kind == webrtc.RTPCodecTypeAudio && e.URI == audioLevelURI {
-			d.levelID = uint8(e.ID)
+		switch {
+		case d.kind == webrtc.RTPCodecTypeAudio && e.URI == audioLevelURI:
+			bound.levelID = uint8(e.ID)
+		case e.URI == sdp.TransportCCURI:
+			bound.twccID = uint8(e.ID)
 		}
 	}
+	d.unbindLocked()
+	d.bound, d.sent = bound, sentPackets{}
+	d.to.bind(d, bound)
 	return codec, nil
 }
 
@@ -287,8 +319,15 @@ func (d *down) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, erro
 func (d *down) Unbind(webrtc.TrackLocalContext) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.writer = nil
+	d.unbindLocked()
 	return nil
+}
+
+func (d *down) unbindLocked() {
+	if d.bound != nil {
+		d.to.release(d.bound)
+		d.bound = nil
+	}
 }
 
 // ID is the track id that the subscriber sees: the track's.
@@ -310,29 +349,6 @@ func (d *down) RID() string { return "" }
 
 // Kind is pion's.
 func (d *down) Kind() webrtc.RTPCodecType { return d.kind }
-
-// readRTCP hands the subscriber's keyframe requests on until the sender ends. Reading also
-// drives the retransmissions.
-func (d *down) readRTCP(sender *webrtc.RTPSender) {
-	buf := make([]byte, maxPacket)
-	for {
-		n, attrs, err := sender.Read(buf)
-		if err != nil {
-			return
-		}
-		packets, err := attrs.GetRTCPPackets(buf[:n])
-		if err != nil {
-			continue
-		}
-		for _, p := range packets {
-			d.heard.note(p, time.Now())
-			switch p.(type) {
-			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
-				d.askKeyframe()
-			}
-		}
-	}
-}
 
 // askKeyframe asks for a keyframe of what is sent here, or would be.
 func (d *down) askKeyframe() {

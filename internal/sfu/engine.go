@@ -17,10 +17,6 @@ import (
 	"orama.network/orama/internal/signal"
 )
 
-// nackHistory is how many packets of one down track are kept for retransmission: 2.5 s of video
-// at 200 packets a second, at most 0.7 MB. It is a power of two because pion wants that.
-const nackHistory = 512
-
 // What a publisher is asked to send again: at most the last nackWindow packets, each nackTries
 // times, 100 ms apart. A path that was dead for two seconds leaves hundreds missing; asking for all
 // of them would keep the keyframe that makes up for them waiting.
@@ -31,8 +27,24 @@ const (
 
 const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level" // RFC 6464
 
-// newAPI builds what every PeerConnection of the process is made from.
-func newAPI(mux *pathMux, logs logging.LoggerFactory) (*webrtc.API, error) {
+// engine is what the PeerConnections of the process have in common.
+type engine struct {
+	mux          *pathMux
+	logs         logging.LoggerFactory
+	interceptors *interceptor.Registry
+}
+
+func newEngine(mux *pathMux, logs logging.LoggerFactory) (*engine, error) {
+	interceptors, err := newInterceptors(logs)
+	if err != nil {
+		return nil, err
+	}
+	return &engine{mux: mux, logs: logs, interceptors: interceptors}, nil
+}
+
+// api builds what one peer's PeerConnection is made from. It is the peer's own: what its descriptions say of payload types and extensions goes into
+// its media engine, where senders that are made later find it, and its RTCP goes to taps.
+func (e *engine) api(t *taps) (*webrtc.API, error) {
 	media := &webrtc.MediaEngine{}
 	if err := registerCodecs(media); err != nil {
 		return nil, err
@@ -40,23 +52,21 @@ func newAPI(mux *pathMux, logs logging.LoggerFactory) (*webrtc.API, error) {
 	if err := registerExtensions(media); err != nil {
 		return nil, err
 	}
-	interceptors, err := newInterceptors(logs)
-	if err != nil {
-		return nil, err
-	}
 	var s webrtc.SettingEngine
-	s.LoggerFactory = logs
+	s.LoggerFactory = e.logs
+	s.BufferFactory = t.buffer
+	s.DisableMediaEngineCopy(true)
 	s.SetLite(true)
-	s.SetICEUDPMux(mux)
+	s.SetICEUDPMux(e.mux)
 	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
 	s.SetIncludeLoopbackCandidate(true) // the mesh of a cluster on one machine
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(silentAfter, restartWithin, 2*time.Second)
-	s.SetICEBindingRequestHandler(mux.follow)
+	s.SetICEBindingRequestHandler(e.mux.follow)
 	s.SetSCTPMaxMessageSize(signal.MaxDataMessage)
 	// GCM is one pass over a packet where the older profile is two, and 128 bits are ten rounds of AES to 256's fourteen.
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AEAD_AES_256_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
-	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(interceptors),
+	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(e.interceptors),
 		webrtc.WithSettingEngine(s)), nil
 }
 
@@ -119,7 +129,7 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 		directions   []webrtc.RTPTransceiverDirection
 	}{
 		{sdp.SDESMidURI, true, true, up}, // down tracks are told apart by the SSRCs in the SDP
-		{sdp.TransportCCURI, true, true, up},
+		{sdp.TransportCCURI, true, true, both},
 		{audioLevelURI, true, false, both},
 		{sdp.SDESRTPStreamIDURI, false, true, up},
 		{sdp.SDESRepairRTPStreamIDURI, false, true, up},
@@ -137,13 +147,9 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 	return nil
 }
 
-// newInterceptors adds no more than is used: retransmission both ways, reports both ways, and
-// transport-wide feedback to publishers so that browsers estimate their uplink.
+// newInterceptors adds no more than is used, and that is for what publishers send: requests for what was lost, receiver reports, and transport-wide
+// feedback, by which browsers estimate their uplink. What subscribers are sent is egress's own.
 func newInterceptors(logs logging.LoggerFactory) (*interceptor.Registry, error) {
-	responder, err := nack.NewResponderInterceptor(nack.ResponderSize(nackHistory), nack.WithResponderLoggerFactory(logs))
-	if err != nil {
-		return nil, err
-	}
 	generator, err := nack.NewGeneratorInterceptor(nack.GeneratorSize(nackWindow), nack.GeneratorMaxNacksPerPacket(nackTries), nack.WithGeneratorLoggerFactory(logs))
 	if err != nil {
 		return nil, err
@@ -152,16 +158,12 @@ func newInterceptors(logs logging.LoggerFactory) (*interceptor.Registry, error) 
 	if err != nil {
 		return nil, err
 	}
-	sender, err := report.NewSenderInterceptor(report.WithSenderLoggerFactory(logs))
-	if err != nil {
-		return nil, err
-	}
 	feedback, err := twcc.NewSenderInterceptor(twcc.WithLoggerFactory(logs))
 	if err != nil {
 		return nil, err
 	}
 	r := &interceptor.Registry{}
-	for _, f := range []interceptor.Factory{responder, generator, receiver, sender, feedback} {
+	for _, f := range []interceptor.Factory{generator, receiver, feedback} {
 		r.Add(f)
 	}
 	return r, nil

@@ -37,17 +37,22 @@ func (s sources) contains(a netip.AddrPort) bool {
 // dropped before a single byte of them is parsed, and none is sent to anybody else.
 type guard struct {
 	*net.UDPConn
+	in       *inlet
 	out      *outbox
 	allowed  atomic.Pointer[sources]
 	filtered atomic.Uint64 // packets dropped on their way in
 }
 
 func openGuard(conn *net.UDPConn, relays []plan.RelaySource) (*guard, error) {
+	in, err := newInlet(conn)
+	if err != nil {
+		return nil, err
+	}
 	out, err := newOutbox(conn)
 	if err != nil {
 		return nil, err
 	}
-	g := &guard{UDPConn: conn, out: out}
+	g := &guard{UDPConn: conn, in: in, out: out}
 	g.allow(relays)
 	return g, nil
 }
@@ -67,15 +72,9 @@ func (g *guard) allow(relays []plan.RelaySource) {
 	g.allowed.Store(&s)
 }
 
-// ReadFromAddrPort is how pion's mux reads (ice.AddrPortReaderWriter).
+// ReadFromAddrPort is how pion's mux reads (ice.AddrPortReaderWriter). It has one caller at a time.
 func (g *guard) ReadFromAddrPort(b []byte) (int, netip.AddrPort, error) {
-	for {
-		n, from, err := g.UDPConn.ReadFromUDPAddrPort(b)
-		if err != nil || g.allowed.Load().contains(from) {
-			return n, from, err
-		}
-		g.filtered.Add(1)
-	}
+	return g.in.read(b, g.mayReach, &g.filtered)
 }
 
 // ReadFrom is net.PacketConn's.

@@ -31,6 +31,7 @@ type layer struct {
 	rid   string
 	order int // of the encodings in the publisher's description: small before large
 	track *webrtc.TrackRemote
+	ssrc  uint32
 
 	lastAt       atomic.Int64                          // Unix ns of the last packet
 	size         atomic.Uint64                         // width << 32 | height, in pixels; 0: unknown
@@ -48,6 +49,7 @@ type layer struct {
 
 	reports *reports
 	gaps    gaps
+	history history
 }
 
 // reports keeps the last sender report of a remote track.
@@ -84,7 +86,7 @@ func (l *layer) count(p *packet) {
 	if uint32(t) > l.top.Load() {
 		l.top.Store(uint32(t))
 	}
-	l.bits[s][t] += uint64(len(p.payload)) * 8
+	l.bits[s][t] += uint64(len(p.payload)+overhead) * 8
 	if passed := p.at.Sub(l.since); passed >= time.Second {
 		for s := range l.bits {
 			for t, bits := range l.bits[s] {
@@ -134,7 +136,7 @@ func (l *layer) keyframeDue() {
 func (l *layer) followLocked(send bool, after time.Duration) {
 	if send {
 		l.up.metrics.pliSent.Add(1)
-		pli := &rtcp.PictureLossIndication{MediaSSRC: uint32(l.track.SSRC())}
+		pli := &rtcp.PictureLossIndication{MediaSSRC: l.ssrc}
 		l.up.sendRTCP([]rtcp.Packet{pli}) //nolint:errcheck // the publisher is going; its reader will say so
 	}
 	if after > 0 {
@@ -193,7 +195,7 @@ func (u *up) add(t *webrtc.TrackRemote, order int, reports *reports) *layer {
 	if u.ended || len(have) >= maxLayers {
 		return nil
 	}
-	l := &layer{up: u, rid: t.RID(), track: t, order: order, reports: reports}
+	l := &layer{up: u, rid: t.RID(), track: t, ssrc: uint32(t.SSRC()), order: order, reports: reports}
 	next := append(slices.Clone(have), l)
 	slices.SortStableFunc(next, func(a, b *layer) int { return cmp.Compare(a.order, b.order) })
 	u.layers.Store(&next)
@@ -268,25 +270,16 @@ func (u *up) sameCodec(c webrtc.RTPCodecParameters) bool {
 	return isRED(c) && u.kind == webrtc.RTPCodecTypeAudio || strings.EqualFold(c.MimeType, u.codec.MimeType)
 }
 
-// bitrates gives what u was sent over the last whole second, in bit/s by spatial layer (an encoding of simulcast, or a layer of SVC) and
-// temporal layer, each for itself. Safe for any goroutine.
-func (u *up) bitrates() (rates [maxLayers][maxTemporal]uint64) {
-	layers := *u.layers.Load()
-	for n, l := range layers {
-		if len(layers) > 1 && !l.active(time.Now()) {
-			continue
-		}
-		for s := range l.rates {
-			for t := range l.rates[s] {
-				if bits := l.rates[s][t].Load(); len(layers) > 1 {
-					rates[n][t] += bits
-				} else {
-					rates[s][t] = bits
-				}
-			}
+// bitrates gives what l sent over the last whole second, in bit/s as a subscriber's access carries it, by spatial and temporal layer, each for
+// itself. known is false until there was one. Safe for any goroutine.
+func (l *layer) bitrates() (rates [maxLayers][maxTemporal]uint64, known bool) {
+	for s := range l.rates {
+		for t := range l.rates[s] {
+			rates[s][t] = l.rates[s][t].Load()
+			known = known || rates[s][t] > 0
 		}
 	}
-	return rates
+	return rates, known
 }
 
 // wanted reports whether a subscriber is sent l, or waits for it. Safe for any goroutine.

@@ -64,8 +64,8 @@ func TestReportsAlignEncodings(t *testing.T) {
 func TestReportTime(t *testing.T) {
 	now := time.Unix(1000, 0)
 	u := ladder(now)
-	d := newDown(u, u.metrics)
-	d.writer, d.pt = &nowhere{}, 96
+	d := newDown(u, newEgress(u.metrics, func() {}))
+	d.bound = &binding{writer: &nowhere{}, pt: 96}
 	_, _, ok := d.reportTime(now)
 	require.False(t, ok)
 	l := (*u.layers.Load())[2]
@@ -97,6 +97,9 @@ func TestBitrates(t *testing.T) {
 	for n := range 11 {
 		l.count(&packet{payload: make([]byte, 1000), at: now.Add(time.Duration(n) * 100 * time.Millisecond), info: rewrite.Info{Temporal: 1}})
 	}
-	require.EqualValues(t, 88000, u.bitrates()[1][1])
-	require.Zero(t, u.bitrates()[0])
+	rates, known := l.bitrates()
+	require.True(t, known)
+	require.EqualValues(t, (1000+overhead)*88, rates[0][1])
+	_, known = (*u.layers.Load())[0].bitrates()
+	require.False(t, known)
 }

@@ -192,7 +192,9 @@ func TestTheFilterLeavesLittleToStumbleOver(t *testing.T) {
 			continue
 		}
 		passed++
-		pc, err := w.srv.api.Load().NewPeerConnection(webrtc.Configuration{Certificates: w.srv.certificates})
+		api, err := w.srv.engine.Load().api(&taps{})
+		require.NoError(t, err)
+		pc, err := api.NewPeerConnection(webrtc.Configuration{Certificates: w.srv.certificates})
 		require.NoError(t, err)
 		err = pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: keepInactive(d.text)})
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
+	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
@@ -22,18 +23,19 @@ func TestAudioLevels(t *testing.T) {
 	await[*signal.TrackPublished](alice.wire)
 	bob := w.joinClient(clientOptions{})
 	x := bob.hear()
-	levelID := func(list []webrtc.RTPHeaderExtensionParameter) uint8 {
+	id := func(uri string, list []webrtc.RTPHeaderExtensionParameter) uint8 {
 		for _, e := range list {
-			if e.URI == audioLevelURI {
+			if e.URI == uri {
 				return uint8(e.ID)
 			}
 		}
 		return 0
 	}
-	theirs, ours := levelID(voice.sender.GetParameters().HeaderExtensions), levelID(x.r.GetParameters().HeaderExtensions)
+	theirs, ours := id(audioLevelURI, voice.sender.GetParameters().HeaderExtensions), id(audioLevelURI, x.r.GetParameters().HeaderExtensions)
 	require.NotEqual(t, theirs, ours, "the test needs different ids")
 	p := x.packet(t)
-	require.Equal(t, []uint8{ours}, p.GetExtensionIDs(), "this one, and no other")
+	number := id(sdp.TransportCCURI, x.r.GetParameters().HeaderExtensions)
+	require.ElementsMatch(t, []uint8{ours, number}, p.GetExtensionIDs(), "this one and the SFU's own number, and no other")
 	require.Equal(t, []byte{20}, p.GetExtension(ours))
 	loud := await(bob.wire, func(m *signal.Speakers) bool { return len(m.Levels) == 1 && m.Levels[0].Level > 0 })
 	require.Equal(t, alice.id, loud.Levels[0].PeerID)
@@ -155,8 +157,8 @@ func wired(t testing.TB, subscribers int) (*up, *packet) {
 	u.subs.Store(&[]*down{})
 	u.layers.Store(&[]*layer{})
 	for range subscribers {
-		d := newDown(u, u.metrics)
-		d.writer, d.pt, d.levelID = &nowhere{}, 111, 3
+		d := newDown(u, newEgress(u.metrics, func() {}))
+		d.bound = &binding{writer: &nowhere{}, pt: 111, levelID: 3, twccID: 5}
 		u.attach(d)
 	}
 	raw := []byte{0x90, 111, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0xbe, 0xde, 0, 1, 0x10, 20, 0, 0, 1, 2, 3}
@@ -181,7 +183,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 			d.forward(p)
 		}
 	}))
-	require.Equal(t, seq, (*u.subs.Load())[2].writer.(*nowhere).last)
+	require.Equal(t, seq, (*u.subs.Load())[2].bound.writer.(*nowhere).last)
 }
 
 func BenchmarkForward(b *testing.B) {

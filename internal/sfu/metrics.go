@@ -10,6 +10,9 @@ import (
 type Counters struct {
 	PacketsIn         uint64 `json:"packets_in"`         // RTP packets read from publishers
 	PacketsOut        uint64 `json:"packets_out"`        // RTP packets written to subscribers, without retransmissions
+	Retransmitted     uint64 `json:"retransmitted"`      // RTP packets sent again because a subscriber had lost them
+	Padding           uint64 `json:"padding"`            // packets of padding, sent to learn what a path carries
+	HeldBack          uint64 `json:"held_back"`          // RTP packets of video not sent because a path would have taken too long
 	PacketsFiltered   uint64 `json:"packets_filtered"`   // datagrams dropped because no relay sent them
 	PacketsUnsent     uint64 `json:"packets_unsent"`     // datagrams to peers that found no room to wait, or that the kernel did not take
 	CandidatesRemoved uint64 `json:"candidates_removed"` // candidates of clients that were not of type relay
@@ -25,6 +28,7 @@ type Counters struct {
 // shown to Prometheus by functions.
 type metrics struct {
 	packetsIn, packetsOut, candidatesRemoved, pliSent, pliCoalesced atomic.Uint64
+	retransmitted, padding, heldBack                                atomic.Uint64
 	dataDropped, joins, resumes, socketsSlow                        atomic.Uint64
 	peers, tracks                                                   atomic.Int64
 
@@ -41,6 +45,7 @@ func newMetrics() *metrics {
 func (m *metrics) counters(filtered, unsent uint64) Counters {
 	return Counters{
 		PacketsIn: m.packetsIn.Load(), PacketsOut: m.packetsOut.Load(), PacketsFiltered: filtered, PacketsUnsent: unsent,
+		Retransmitted: m.retransmitted.Load(), Padding: m.padding.Load(), HeldBack: m.heldBack.Load(),
 		CandidatesRemoved: m.candidatesRemoved.Load(), PLISent: m.pliSent.Load(), PLICoalesced: m.pliCoalesced.Load(),
 		DataDropped: m.dataDropped.Load(), Joins: m.joins.Load(), Resumes: m.resumes.Load(), SocketsSlow: m.socketsSlow.Load(),
 	}
@@ -66,6 +71,9 @@ func (s *Server) register(reg prometheus.Registerer) {
 		gauge("tracks", "Published tracks.", s.metrics.tracks.Load),
 		counter("packets_in_total", "RTP packets read from publishers.", func(c Counters) uint64 { return c.PacketsIn }),
 		counter("packets_out_total", "RTP packets written to subscribers.", func(c Counters) uint64 { return c.PacketsOut }),
+		counter("retransmitted_total", "RTP packets sent again because a subscriber had lost them.", func(c Counters) uint64 { return c.Retransmitted }),
+		counter("padding_total", "Packets of padding, sent to learn what a path carries.", func(c Counters) uint64 { return c.Padding }),
+		counter("held_back_total", "RTP packets of video not sent because a path would have taken too long.", func(c Counters) uint64 { return c.HeldBack }),
 		counter("packets_filtered_total", "Datagrams dropped because no relay sent them.", func(c Counters) uint64 { return c.PacketsFiltered }),
 		counter("packets_unsent_total", "Datagrams to peers that found no room to wait, or that the kernel did not take.", func(c Counters) uint64 { return c.PacketsUnsent }),
 		counter("candidates_removed_total", "Client candidates that were not of type relay.", func(c Counters) uint64 { return c.CandidatesRemoved }),

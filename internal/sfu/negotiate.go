@@ -178,14 +178,13 @@ func (p *peer) sectionFor(u *up) (*down, error) {
 	if p.rights.Publish {
 		direction = webrtc.RTPTransceiverDirectionSendrecv
 	}
-	d := newDown(u, p.srv.metrics)
+	d := newDown(u, p.out)
 	tr, err := p.pc.AddTransceiverFromTrack(d, webrtc.RTPTransceiverInit{Direction: direction})
 	if err != nil {
 		return nil, err
 	}
 	d.tr, d.sender = tr, tr.Sender()
 	p.downs = append(p.downs, d)
-	p.readers.Go(func() { d.readRTCP(tr.Sender()) })
 	return d, nil
 }
 
@@ -195,12 +194,11 @@ func (p *peer) sectionFor(u *up) (*down, error) {
 func (p *peer) reuse(d *down, u *up) error {
 	d.sender.Stop() //nolint:errcheck // it was not sending
 	d.assign(u)
-	sender, err := p.srv.api.Load().NewRTPSender(d, p.pc.SCTP().Transport())
+	sender, err := p.api.NewRTPSender(d, p.pc.SCTP().Transport())
 	if err != nil {
 		return err
 	}
 	d.sender = sender
-	p.readers.Go(func() { d.readRTCP(sender) })
 	return d.tr.SetSender(sender, d)
 }
 
@@ -416,7 +414,11 @@ func (p *peer) begin(d *down) {
 	if u == nil {
 		return
 	}
-	if u.attach(d) && p.pc.ConnectionState() == webrtc.PeerConnectionStateConnected {
+	if !u.attach(d) {
+		return
+	}
+	p.shareOut(time.Now()) // before its first packet: it begins with what there is room for
+	if p.pc.ConnectionState() == webrtc.PeerConnectionStateConnected {
 		d.askKeyframe()
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
+	"orama.network/orama/internal/sfu/allot"
 	"orama.network/orama/internal/signal"
 )
 
@@ -65,7 +66,12 @@ type peer struct {
 	stopped    bool
 	leaving    bool // the room was asked to remove us
 
+	api     *webrtc.API
 	pc      *webrtc.PeerConnection
+	out     *egress
+	allot   *allot.Allocator
+	ceiling ceiling
+	limited bool // less is sent than is wanted, because the path takes no more
 	neg     negotiation
 	wants   []*want // in the order of their publication
 	tracks  map[orama.TrackID]*published
@@ -95,14 +101,16 @@ func rightsOf(t auth.Ticket) signal.Permissions {
 
 func newPeer(r *room, q joinRequest, rights signal.Permissions) *peer {
 	id := orama.PeerID(newID("p_"))
-	return &peer{
+	p := &peer{
 		id: id, user: q.ticket.User, name: q.join.Name, metadata: q.join.Metadata, movingFrom: q.join.MovingFrom, ticket: rightsOf(q.ticket), rights: rights, granted: rights,
 		room: r, srv: r.srv, log: r.log.With("peer", id), done: make(chan struct{}), inbox: newMailbox(),
 		auto: q.join.AutoSubscribe == nil || *q.join.AutoSubscribe, born: time.Now(),
 		tracks: map[orama.TrackID]*published{}, ups: map[orama.TrackID]*up{}, reading: map[*webrtc.TrackRemote]string{}, refs: map[string]signal.TrackRef{},
 		barred: map[*webrtc.TrackRemote]*barred{}, taken: map[*up]bool{}, channels: map[*webrtc.DataChannel]*channel{}, copies: map[*dataCopy]struct{}{},
-		sends: newDataAllowance(),
+		sends: newDataAllowance(), allot: allot.New(),
 	}
+	p.out = newEgress(r.srv.metrics, func() { p.post(func() { p.shareOut(time.Now()) }) })
+	return p
 }
 
 func (p *peer) post(f func()) bool { return p.inbox.post(f) }
@@ -154,7 +162,12 @@ func (p *peer) start(q joinRequest, m *signal.Joined, tracks []*published, copie
 
 // connect makes the PeerConnection. Its callbacks only post.
 func (p *peer) connect() error {
-	pc, err := p.srv.api.Load().NewPeerConnection(webrtc.Configuration{
+	api, err := p.srv.engine.Load().api(&taps{out: p.out, flood: func() { p.post(p.flooded) }})
+	if err != nil {
+		return err
+	}
+	p.api = api
+	pc, err := api.NewPeerConnection(webrtc.Configuration{
 		Certificates: p.srv.certificates, BundlePolicy: webrtc.BundlePolicyMaxBundle,
 		AlwaysNegotiateDataChannels: p.rights.Data, // one data section, and no channel in it
 	})
@@ -260,6 +273,7 @@ func (p *peer) stop() { p.stopped = true }
 // cleanUp ends everything that the peer owns, and waits for it.
 func (p *peer) cleanUp() {
 	p.inbox.close()
+	p.out.close()
 	p.neg.stopWaiting()
 	if p.neg.remade != nil {
 		p.neg.remade.Stop()
@@ -295,10 +309,19 @@ func (p *peer) look(now time.Time) {
 		p.leave("lost")
 		return
 	}
+	p.sendReports(now)
+	p.shareOut(now)
+	p.lower(now)
 	p.measure(now)
 	if !p.refreshAt.IsZero() && !now.Before(p.refreshAt) {
 		p.sendCredentials(true)
 	}
+}
+
+// flooded ends a peer that names sources without end.
+func (p *peer) flooded() {
+	p.hangUp(signal.CloseMalformed, "too many media sources")
+	p.leave("lost")
 }
 
 // mediaState follows the connection. ICE-lite calls it disconnected after silentAfter without a

@@ -104,6 +104,7 @@ func (p *peer) upOf(r *webrtc.RTPReceiver, c webrtc.RTPCodecParameters) *up {
 func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) {
 	u := newUp(orama.TrackID(newID("t_")), p.id, t, r, p.srv.metrics)
 	u.sendRTCP = func(packets []rtcp.Packet) error { return p.pc.WriteRTCP(packets) }
+	u.roomChanged = func() { p.post(func() { p.lower(time.Now()) }) }
 	info := p.describe(u)
 	for _, other := range r.Tracks() {
 		if other.RID() != "" && len(info.Layers) < maxLayers {

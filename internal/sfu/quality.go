@@ -5,8 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pion/rtcp"
-
 	"orama.network/orama"
 	"orama.network/orama/internal/signal"
 )
@@ -151,35 +149,6 @@ type heard struct {
 	delay atomic.Int64  // the newest round trip, in ns; 0: not known
 }
 
-// note reads one packet of reports.
-func (h *heard) note(packet rtcp.Packet, now time.Time) {
-	r, ok := packet.(*rtcp.ReceiverReport)
-	if !ok {
-		return
-	}
-	for _, b := range r.Reports {
-		h.lost.Store(max(h.lost.Load(), 1+uint32(b.FractionLost)))
-		if rtt := roundTrip(b.LastSenderReport, b.Delay, now); rtt > 0 {
-			h.delay.Store(int64(rtt))
-		}
-	}
-}
-
-// roundTrip is the time since a sender report, less the receiver's delay (RFC 3550 section 6.4.1); 0 when it cannot be told. lsr
-// and dlsr are in units of 1/65536 s.
-func roundTrip(lsr, dlsr uint32, now time.Time) time.Duration {
-	if lsr == 0 {
-		return 0
-	}
-	const since1900 = 2208988800 // seconds from 1900 to 1970
-	ntp := uint64(now.Unix()+since1900)<<16 | uint64(now.Nanosecond())<<16/1e9
-	d := time.Duration(uint32(ntp)-lsr-dlsr) * time.Second >> 16
-	if d > 10*time.Second { // a clock that was set, or a report of another life
-		return 0
-	}
-	return max(d, time.Microsecond)
-}
-
 // leg is one way of a connection, as it was measured since the last look.
 type leg struct {
 	loss float64 // 0 to 1; below 0: not known
@@ -210,6 +179,9 @@ func (p *peer) downLeg() leg {
 		}
 		l.rtt = max(l.rtt, time.Duration(d.heard.delay.Load()))
 	}
+	if l.rtt == 0 {
+		l.rtt = time.Duration(p.out.rtt.Load())
+	}
 	return l
 }
 
@@ -238,7 +210,7 @@ func (p *peer) measure(now time.Time) {
 	}
 	p.measured = now
 	up, down := p.upLeg(), p.downLeg()
-	o, ok := judge(measurement{upLoss: up.loss, downLoss: down.loss, rtt: down.rtt, silent: p.silence(now)})
+	o, ok := judge(measurement{upLoss: up.loss, downLoss: down.loss, rtt: down.rtt, limited: p.limited, silent: p.silence(now)})
 	if ok && p.meter.update(o) {
 		p.room.inbox.post(func() { p.room.rate(p, o) })
 	}

@@ -35,7 +35,7 @@ type Server struct {
 	log          *slog.Logger
 	metrics      *metrics
 	certificates []webrtc.Certificate
-	api          atomic.Pointer[webrtc.API]
+	engine       atomic.Pointer[engine]
 	settings     atomic.Pointer[settings] // nil until the first Apply
 	draining     atomic.Bool
 	wg           sync.WaitGroup // rooms, peers and sessions
@@ -139,12 +139,12 @@ func (s *Server) open(set *settings) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(l.openMux(pionLogs{s.log}), pionLogs{s.log})
+	engine, err := newEngine(l.openMux(pionLogs{s.log}), pionLogs{s.log})
 	if err != nil {
 		return errors.Join(err, l.close())
 	}
 	s.certificates = []webrtc.Certificate{*cert}
-	s.api.Store(api)
+	s.engine.Store(engine)
 	s.settings.Store(set)
 	s.mu.Lock()
 	s.net = l

@@ -44,6 +44,9 @@ type up struct {
 	read  rewrite.Codec
 	// levelID is the header extension id of the audio level in this publisher's packets; 0: none.
 	levelID uint8
+	// roomChanged tells the publisher's loop that somebody has room for more or less of it. It does not block.
+	roomChanged func()
+	free        atomic.Int64 // bits a second that it sent last while nothing asked for less
 	// sendRTCP reaches the publisher.
 	sendRTCP func([]rtcp.Packet) error
 	metrics  *metrics
@@ -93,8 +96,13 @@ func (l *layer) run() endOfUp {
 		}
 		u.note(p.level)
 		l.gaps.note(p.hdr.SequenceNumber)
-		if u.kind == webrtc.RTPCodecTypeVideo && !p.look() {
-			continue
+		if u.kind == webrtc.RTPCodecTypeVideo {
+			if !p.look() {
+				continue
+			}
+			l.history.put(buf[:n], &p)
+		} else {
+			l.count(&p)
 		}
 		for _, d := range *u.subs.Load() {
 			d.forward(&p)

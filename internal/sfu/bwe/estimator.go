@@ -1,6 +1,9 @@
 package bwe
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Rates in bits a second.
 const (
@@ -10,15 +13,18 @@ const (
 )
 
 const (
-	sentKept     = 1 << 13                // packets remembered until feedback: 8 s at 1000 a second
+	sentLeast    = 1 << 8                 // packets remembered until feedback, at first
+	sentMost     = 1 << 13                // and at most
+	sentFor      = 2 * time.Second        // for how long they are, up to that
 	rateWindow   = 400 * time.Millisecond // of arrivals, for what the path delivers
 	baseWindow   = 20 * time.Second       // a longer way after a change of relay is taken as new after this
 	queueFloor   = 25 * time.Millisecond  // a queue shorter than this is jitter, or one large picture
 	queueStands  = 80 * time.Millisecond  // a queue longer than this must shrink even if it does not grow
 	standsFor    = 800 * time.Millisecond
-	silentAfter  = time.Second // without feedback the estimate decays
-	growFast     = 0.10        // a second, far from what the path was seen to carry
-	growNear     = 0.03        // a second, near it
+	narrowFor    = 15 * time.Second // after a sign that the path is full; probes that fail renew it
+	silentAfter  = time.Second      // without feedback the estimate decays
+	growFast     = 0.10             // a second, far from what the path was seen to carry
+	growNear     = 0.03             // a second, near it
 	nearCapacity = 0.15
 )
 
@@ -31,9 +37,9 @@ type Ack struct {
 
 type sent struct {
 	seq   int64
-	at    time.Time
-	size  int
-	probe int
+	at    time.Duration // since the estimator's origin
+	probe int32
+	size  uint16
 	used  bool // nothing more is to be learnt of it once false
 	lost  bool // it was told missing, which may be taken back
 }
@@ -44,8 +50,9 @@ type Estimator struct {
 	desired float64
 	rtt     time.Duration
 
-	history  [sentKept]sent
-	last     int64 // highest sequence number sent, unwrapped
+	origin   time.Time
+	history  []sent // its length is a power of two
+	last     int64  // highest sequence number sent, unwrapped
 	begun    bool
 	reported int64 // highest sequence number that feedback spoke of
 
@@ -67,11 +74,14 @@ type Estimator struct {
 	grown   time.Time // last time the estimate grew or was held
 	dropped time.Time // last decrease
 	lastOut time.Time // last packet sent
+	narrow  time.Time // when the path was last seen to carry no more
 }
 
 // New makes an estimator that knows nothing.
 func New(now time.Time) *Estimator {
-	e := &Estimator{target: Start, rtt: 100 * time.Millisecond, grown: now, heard: now}
+	e := &Estimator{
+		target: Start, rtt: 100 * time.Millisecond, grown: now, heard: now, origin: now.Add(-time.Hour), history: make([]sent, sentLeast),
+	}
 	e.trend.reset()
 	e.probes.next = now
 	return e
@@ -79,6 +89,11 @@ func New(now time.Time) *Estimator {
 
 // Target is what may be sent now, in bits a second, all packets with their headers counted.
 func (e *Estimator) Target() int { return int(e.target) }
+
+// Limited reports whether the path was seen to carry no more than Target, and not only that nothing more was tried.
+func (e *Estimator) Limited(now time.Time) bool {
+	return !e.narrow.IsZero() && now.Sub(e.narrow) < narrowFor
+}
 
 // Queue is how long packets wait on the path at the moment.
 func (e *Estimator) Queue() time.Duration { return e.queue }
@@ -105,9 +120,27 @@ func (e *Estimator) Sent(seq uint16, size int, at time.Time, probe int) {
 		e.heard = at // nothing could be heard of before
 	}
 	e.lastOut = at
-	e.history[n&(sentKept-1)] = sent{seq: n, at: at, size: size, probe: probe, used: true}
+	since := at.Sub(e.origin)
+	e.remember(n, since)
+	e.history[n&e.mask()] = sent{seq: n, at: since, size: uint16(min(size, math.MaxUint16)), probe: int32(probe), used: true}
 	if probe != 0 {
 		e.probes.sent(probe, size, at)
+	}
+}
+
+func (e *Estimator) mask() int64 { return int64(len(e.history) - 1) }
+
+// remember makes room for packet n, where the one in its place may still be spoken of.
+func (e *Estimator) remember(n int64, now time.Duration) {
+	for old := &e.history[n&e.mask()]; old.used && now-old.at < sentFor && len(e.history) < sentMost; old = &e.history[n&e.mask()] {
+		grown := make([]sent, 2*len(e.history))
+		for _, p := range e.history {
+			if p.seq == 0 {
+				continue // never used: numbers begin above 2^16
+			}
+			grown[p.seq&int64(len(grown)-1)] = p
+		}
+		e.history = grown
 	}
 }
 
@@ -126,11 +159,11 @@ func (e *Estimator) Feedback(now time.Time, acks []Ack) {
 	if !e.begun {
 		return
 	}
-	var newest time.Time
+	var newest time.Duration
 	overuse := false
 	for _, a := range acks {
 		n := e.unwrap(a.Seq)
-		p := &e.history[n&(sentKept-1)]
+		p := &e.history[n&e.mask()]
 		if !p.used || p.seq != n {
 			continue
 		}
@@ -144,14 +177,12 @@ func (e *Estimator) Feedback(now time.Time, acks []Ack) {
 		if !a.Received {
 			continue
 		}
-		e.arrivals.add(a.Arrival, p.size)
-		if p.at.After(newest) {
-			newest = p.at
-		}
+		e.arrivals.add(a.Arrival, int(p.size))
+		newest = max(newest, p.at)
 		overuse = e.delay(now, p, a.Arrival, overuse)
 	}
-	if !newest.IsZero() {
-		e.smoothRTT(now.Sub(newest))
+	if newest != 0 {
+		e.smoothRTT(now.Sub(e.origin) - newest)
 	}
 	e.adjust(now, overuse)
 }
@@ -166,23 +197,23 @@ func (e *Estimator) outcome(p *sent, a Ack) {
 		if again {
 			e.probes.lost--
 		}
-		e.probes.acked(p.probe, p.size, a)
+		e.probes.acked(int(p.probe), int(p.size), a)
 	case again:
 		e.loss.found()
-	case p.at.After(e.dropped): // what was lost before is answered already
+	case p.at > e.dropped.Sub(e.origin): // what was lost before is answered already
 		e.loss.count(a.Received)
 	}
 }
 
 // credit counts packets as arrived of which no feedback spoke: a message was lost, not they.
 func (e *Estimator) credit(n int64, arrival time.Duration) {
-	for m := max(e.reported+1, n-sentKept+1); m < n; m++ {
-		if p := &e.history[m&(sentKept-1)]; p.used && p.seq == m {
+	for m := max(e.reported+1, n-int64(len(e.history))+1); m < n; m++ {
+		if p := &e.history[m&e.mask()]; p.used && p.seq == m {
 			e.full.last = arrival // what waited is not known
-			e.arrivals.add(arrival, p.size)
+			e.arrivals.add(arrival, int(p.size))
 			p.used = false
 			if p.probe != 0 {
-				e.probes.unknown(p.probe)
+				e.probes.unknown(int(p.probe))
 			}
 		}
 	}
@@ -196,14 +227,14 @@ func (e *Estimator) smoothRTT(sample time.Duration) {
 // delay feeds one arrival to the delay detector, and reports whether the queue is growing; was is what it said before: a large
 // picture's queue has gone again by the end of the message.
 func (e *Estimator) delay(now time.Time, p *sent, arrival time.Duration, was bool) bool {
-	oneWay := arrival - time.Duration(p.at.UnixNano())
+	oneWay := arrival - p.at
 	if e.base.begun {
-		e.full.add(time.Duration(p.at.UnixNano()), arrival, p.size, e.base.value)
+		e.full.add(p.at, arrival, int(p.size), e.base.value)
 	}
 	if e.base.add(now, oneWay) {
 		e.queued = time.Time{}
 	}
-	g, ok := e.groups.add(p.at, arrival)
+	g, ok := e.groups.add(e.origin.Add(p.at), arrival)
 	if !ok {
 		return was
 	}
@@ -267,7 +298,7 @@ func (e *Estimator) decrease(now time.Time, to, delivered float64) {
 	if to <= 0 || to >= e.target {
 		return
 	}
-	e.target, e.dropped, e.capacity = to, now, delivered
+	e.target, e.dropped, e.capacity, e.narrow = to, now, delivered, now
 	e.probes.failed(now)
 }
 
@@ -292,6 +323,9 @@ func (e *Estimator) probed(now time.Time, r result) {
 		// Its own queue drains meanwhile, and must not be taken for congestion.
 		e.deaf = now.Add(e.rtt + 150*time.Millisecond)
 		e.trend.reset()
+		if e.Limited(now) {
+			e.narrow = now
+		}
 	}
 	if to := r.rate * 0.95; to > e.target && now.Sub(e.dropped) > e.rtt {
 		e.target, e.capacity = to, 0
@@ -305,7 +339,7 @@ func (e *Estimator) probed(now time.Time, r result) {
 // Probe asks for a cluster of packets, padding if there is nothing else, when more is wanted than the
 // path is known to carry. It is asked about every 20 ms, and hands each cluster out once.
 func (e *Estimator) Probe(now time.Time) (Cluster, bool) {
-	if now.Sub(e.heard) > silentAfter/2 || e.queue > queueFloor || e.desired <= e.target*1.05 || e.loss.holds() {
+	if now.Sub(e.heard) > silentAfter/2 || e.queue > queueFloor || e.desired <= e.target || e.loss.holds() {
 		return Cluster{}, false
 	}
 	return e.probes.start(now, e.target, e.desired)

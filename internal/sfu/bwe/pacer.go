@@ -86,10 +86,25 @@ func (p *Pacer[T]) Wait() time.Duration {
 	return time.Duration(float64(p.waiting) / p.rate * float64(time.Second))
 }
 
+// Busy reports whether anything waits, or a probe is under way: Pop and Padding are then to be asked every Tick.
+func (p *Pacer[T]) Busy() bool { return p.waiting > 0 || p.left > 0 }
+
+// Takes reports whether Push would take a packet of class c.
+func (p *Pacer[T]) Takes(c Class) bool { return c == Audio || p.Wait() <= maxWait }
+
+// Pass lets a packet of size bytes leave at once, where nothing waits and there is budget for it, or anyhow, when nothing is to be held
+// back. It gives the probe the packet is part of, or 0; false: it is to be pushed.
+func (p *Pacer[T]) Pass(c Class, size int, anyhow bool) (probe int, ok bool) {
+	if c != Audio && (p.waiting > 0 || p.budget <= 0 && !anyhow) {
+		return 0, false
+	}
+	return p.spend(size), true
+}
+
 // Push takes a packet of size bytes. It reports false, and takes nothing, when video would wait too long:
 // the caller then leaves packets of that track out until a keyframe, before they are numbered.
 func (p *Pacer[T]) Push(c Class, v T, size int) bool {
-	if c != Audio && p.Wait() > maxWait {
+	if !p.Takes(c) {
 		return false
 	}
 	p.queues[c].push(item[T]{v: v, size: size})
@@ -99,7 +114,10 @@ func (p *Pacer[T]) Push(c Class, v T, size int) bool {
 
 // Advance brings the budget to now. It is called once a tick, before Pop and Padding.
 func (p *Pacer[T]) Advance(now time.Time) {
-	dt := max(now.Sub(p.at), 0)
+	dt := now.Sub(p.at)
+	if dt < 0 {
+		return // readers look at the clock one after the other, and come here in any order
+	}
 	p.at = now
 	r := p.pace()
 	p.budget = min(p.budget+r*dt.Seconds(), r*maxBurst.Seconds())
