@@ -75,6 +75,7 @@ func (b *bench) run(ctx context.Context) (failed error) {
 			b.load.empty()
 			if err = errors.Join(err, b.lab.stop()); err != nil {
 				failed = errors.Join(failed, fmt.Errorf("%s/%s: %w", c.name, way, err))
+				b.results.last().remark("the cell ended early")
 				b.say("%s/%s: %v", c.name, way, err)
 			}
 			if ctx.Err() != nil {
@@ -151,7 +152,7 @@ func (b *bench) round(ctx context.Context, round int, c cell, way string, all []
 			return err
 		}
 		x.add(one.name, keyIdle, idle)
-		s, err := b.measure(ctx, one, c, c.light, b.settings.window)
+		s, err := b.try(ctx, one, c, c.light, b.settings.window)
 		if err != nil {
 			return err
 		}

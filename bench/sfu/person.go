@@ -136,7 +136,7 @@ func (r *room) join(ctx context.Context, name string, index int, is part, probe 
 	p.spoke = make(chan struct{})
 	go func() {
 		defer close(p.spoke)
-		if err := p.listen(); err != nil && p.ctx.Err() == nil {
+		if err := p.listen(); p.ctx.Err() == nil {
 			p.failed.Store(&err)
 		}
 	}()
@@ -181,7 +181,7 @@ func (p *person) send(m signal.Message) error {
 	return p.ws.Write(p.ctx, websocket.MessageText, frame)
 }
 
-// listen has the conversation until the socket ends.
+// listen has the conversation until the socket ends, and says why it did.
 func (p *person) listen() error {
 	for {
 		_, frame, err := p.ws.Read(p.ctx)

@@ -157,6 +157,14 @@ func (r *results) row(c cell, way string, all []*contender) *row {
 	return x
 }
 
+// last is the row of the newest cell, which is thrown away when there is none.
+func (r *results) last() *row {
+	if len(r.Rows) == 0 {
+		return &row{}
+	}
+	return r.Rows[len(r.Rows)-1]
+}
+
 func (r *results) print(out io.Writer, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(out).Encode(r)
@@ -174,6 +182,10 @@ func (r *results) print(out io.Writer, asJSON bool) error {
 
 func (x *row) print(out io.Writer) error {
 	fmt.Fprintf(out, "\n%s/%s: %s\n", x.Cell, x.Way, x.Title)
+	if len(x.Rounds) == 0 {
+		fmt.Fprintln(out, "  nothing was measured")
+		return nil
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "\t")
 	for _, name := range x.Names {

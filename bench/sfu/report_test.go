@@ -42,13 +42,13 @@ func TestResults(t *testing.T) {
 	x := r.row(cells[0], wayRelay, []*contender{{name: nameStock}, {name: nameOurs}})
 	for i, stock := range []float64{10, 20, 40} {
 		x.add(nameStock, keyCPU, stock)
-		x.add(nameOurs, keyCPU, []float64{6, 10, 10}[i])
+		x.add(nameOurs, keyCPU, []float64{6, 15, 10}[i])
 	}
 	x.add(nameOurs, keyMemory, 500)
 	x.add(nameOurs, keyJoin, 100)
 	middle, low, high, ok := x.ratio(keyCPU, nameStock)
 	require.True(t, ok)
-	require.Equal(t, []float64{0.5, 0.25, 0.6}, []float64{middle, low, high})
+	require.Equal(t, []float64{0.6, 0.25, 0.75}, []float64{middle, low, high})
 	_, _, _, ok = x.ratio(keyRate, nameStock)
 	require.False(t, ok)
 	var out strings.Builder

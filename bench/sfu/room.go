@@ -206,9 +206,19 @@ func (r *room) ready(ctx context.Context) error {
 			return nil
 		}
 		if rig.Pause(ctx, readyLook) != nil {
-			return fmt.Errorf("%s: %d of %d people lack media after %s; one %s, the first %s", r.name, missing, r.people, readyWithin, one.state(), r.everybody()[0].state())
+			return fmt.Errorf("%s: %d of %d people lack media after %s; one %s%s", r.name, missing, r.people, readyWithin, one.state(), r.apart())
 		}
 	}
+}
+
+// apart names those who are not connected: nobody hears them.
+func (r *room) apart() (text string) {
+	for _, p := range r.everybody() {
+		if p.pc.ConnectionState() != webrtc.PeerConnectionStateConnected {
+			text += "; another " + p.state()
+		}
+	}
+	return text
 }
 
 func (r *room) close() {
