@@ -142,6 +142,7 @@ func TestKill(t *testing.T) {
 	t.Run("drain", func(t *testing.T) { drainSFU(t, c, m) })
 	t.Run("sfu", func(t *testing.T) { killSFU(t, c, m) })
 	t.Run("turn", func(t *testing.T) { killTURN(t, c, m) })
+	t.Run("rolling", func(t *testing.T) { rolling(t, c, m) }) // the last: relays that were handed over live on in processes of before
 }
 
 // The agent and gateway of the node that people's sockets go through: media has no gap, sockets are resumed, and
@@ -219,6 +220,64 @@ func drainSFU(t testing.TB, c *cluster, m *meeting) {
 	}
 	m.gaps(limit)
 	c.allReady(t, c.Namespace, node, "sfu", asked)
+	m.allMeet(5 * time.Second)
+	m.chat()
+}
+
+// Every node in turn gets what an upgrade does to it: its relay hands over, its SFU drains and is started again, its agent and gateway too. The call goes
+// on, and the application sees nothing of it.
+func rolling(t testing.TB, c *cluster, m *meeting) {
+	m.in(t)
+	m.watch()
+	began := time.Now()
+	for _, n := range c.Nodes {
+		step := time.Now()
+		units := c.units(t, n.ID)
+		if turn := units["turn "]; turn != 0 {
+			require.NoError(t, syscall.Kill(turn, syscall.SIGUSR2))
+			eventually(t, 10*time.Second, func() string {
+				for _, pid := range named(t, " turn run ", "/"+n.ID+"/") {
+					if pid != turn {
+						return ""
+					}
+				}
+				return "the relay of " + n.ID + " has not handed over"
+			})
+		}
+		sfu := units["sfu "+c.Namespace]
+		require.NotZero(t, sfu)
+		require.NoError(t, syscall.Kill(sfu, syscall.SIGTERM))
+		eventually(t, 15*time.Second, func() string {
+			if alive(sfu) {
+				return "the SFU of " + n.ID + " is still there"
+			}
+			return ""
+		})
+		c.allReady(t, c.Namespace, n.ID, "sfu", step)
+		before := c.units(t, n.ID)
+		kill(t, c.pid(t, "node", n.ID))
+		eventually(t, 10*time.Second, func() string {
+			if after := c.units(t, n.ID); len(after) < len(before) {
+				return fmt.Sprintf("the agent of %s knows of %v only", n.ID, after)
+			}
+			return ""
+		})
+		c.allReady(t, c.Namespace, "", "", step)
+		t.Logf("%s is done after %s; the room is on %s", n.ID, ms(time.Since(step)), c.owner(t, m.room))
+	}
+	limit := 500 * time.Millisecond
+	for _, p := range m.people {
+		p.until(15*time.Second, "everybody is seen", "__probe.gaps().lag < 500")
+		var wrong []any
+		p.eval(&wrong, "return participant.events.filter((e) => e.at > args[0] && e.reason && e.reason !== 'moved')", float64(at(began)))
+		if len(wrong) > 0 && held(t, time.Second, began) == time.Second {
+			t.Errorf("%s: the application saw of it: %v", p.user, wrong)
+		}
+	}
+	if held(t, limit, began) > limit {
+		limit *= 5
+	}
+	m.gaps(limit)
 	m.allMeet(5 * time.Second)
 	m.chat()
 }

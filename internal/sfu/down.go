@@ -190,9 +190,10 @@ func (d *down) choose(p *packet) (marker bool, ask *layer, ok bool) {
 	c := d.up.choose(layers, d.lim, p.at)
 	want := layers[c.encoding]
 	d.filter.Want(c.spatial, c.temporal)
-	alone := d.from == nil && len(layers) == 1 // its decoder is new, and waits for a keyframe itself
+	// Its decoder is new, and waits for a keyframe itself. One that goes by dependency descriptors has no use for what comes before.
+	alone := d.from == nil && len(layers) == 1 && p.info.Deps == nil && p.info.Whole(d.up.read)
 	switch {
-	case p.layer == want && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
+	case p.layer == want && !p.info.Late && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
 		d.switchTo(p)
 	case p.layer == d.from && !d.broken:
 	default:
@@ -254,6 +255,9 @@ func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
 		return
 	}
 	d.lastAt = p.at
+	if p.info.Deps != nil && d.bound.exts[extDependency] != 0 {
+		n.Mask = d.filter.Mask(p.info.Deps)
+	}
 	d.packets, d.octets = d.packets+1, d.octets+uint32(len(payload))
 	c := parcel{from: p.layer, as: d.bound, n: n, src: p.hdr.SequenceNumber, pt: pt, marker: marker}
 	if video {
@@ -289,7 +293,7 @@ func (d *down) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, erro
 		d.unbindLocked()
 		return webrtc.RTPCodecParameters{RTPCodecCapability: d.codec}, nil
 	}
-	bound := &binding{writer: c.WriteStream(), ssrc: uint32(c.SSRC()), pt: uint8(codec.PayloadType)}
+	bound := &binding{writer: c.WriteStream(), ssrc: uint32(c.SSRC()), pt: uint8(codec.PayloadType), exts: idsOf(d.kind, c.HeaderExtensions())}
 	for _, other := range c.CodecParameters() {
 		switch {
 		case d.kind == webrtc.RTPCodecTypeAudio && isRED(other):
@@ -302,10 +306,7 @@ func (d *down) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, erro
 		bound.rtxPT = 0
 	}
 	for _, e := range c.HeaderExtensions() {
-		switch {
-		case d.kind == webrtc.RTPCodecTypeAudio && e.URI == audioLevelURI:
-			bound.levelID = uint8(e.ID)
-		case e.URI == sdp.TransportCCURI:
+		if e.URI == sdp.TransportCCURI {
 			bound.twccID = uint8(e.ID)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama/internal/sfu/bwe"
+	"orama.network/orama/internal/sfu/rewrite"
 )
 
 const (
@@ -57,6 +58,7 @@ type egress struct {
 
 	hdr     rtp.Header
 	number  [2]byte
+	deps    [rewrite.MaxDescriptor]byte // of a packet, rewritten
 	payload []byte
 	old     packet // one taken from a history
 	oldRaw  [maxPacket]byte
@@ -70,7 +72,7 @@ type binding struct {
 	ptRED   uint8  // 0: the subscriber takes no RED
 	rtxSSRC uint32 // 0: lost packets are sent again as they were
 	rtxPT   uint8
-	levelID uint8 // 0: the subscriber takes no audio level
+	exts    extensionIDs
 	twccID  uint8 // 0: it gives no feedback on the transport
 
 	rtxSeq uint16 // guarded by the egress's lock
@@ -186,7 +188,7 @@ func (e *egress) pause() time.Duration { return max(time.Duration(e.rtt.Load()),
 
 // fetchLocked sends a packet that its encoding's history still has.
 func (e *egress) fetchLocked(c parcel, probe int) {
-	if !c.from.history.get(c.src, c.from.up.levelID, &e.old, &e.oldRaw) {
+	if !c.from.history.get(c.src, &c.from.up.kinds, &e.old, &e.oldRaw) {
 		return
 	}
 	if c.again {
@@ -217,9 +219,7 @@ func (e *egress) writeLocked(c parcel, p *packet, payload []byte, probe int) {
 	if len(out) > 0 {
 		payload = append(out, payload...)
 	}
-	if b.levelID != 0 && p.level != nil {
-		e.hdr.SetExtension(b.levelID, p.level) //nolint:errcheck // one byte always fits
-	}
+	e.extendLocked(&c, p)
 	e.stampLocked(b, len(payload)+overhead, p.at, probe)
 	if _, err := b.writer.WriteRTP(&e.hdr, payload); err == nil && !c.again {
 		e.metrics.packetsOut.Add(1)

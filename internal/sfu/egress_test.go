@@ -233,7 +233,7 @@ func (c *call) packet(track, encoding, size int, marker, key bool) {
 		}
 	}
 	p := &packet{up: u, layer: l}
-	require.True(c.t, p.parse(raw, 0))
+	require.True(c.t, p.parse(raw, &extensionKinds{}))
 	if track == 1 {
 		require.True(c.t, p.look())
 		l.history.put(raw, p)
@@ -376,14 +376,14 @@ func TestHistory(t *testing.T) {
 	put := func(seq uint16) {
 		binary.BigEndian.PutUint16(raw[2:], seq)
 		p := &packet{}
-		require.True(t, p.parse(raw[:], 0))
+		require.True(t, p.parse(raw[:], &extensionKinds{}))
 		p.at = now
 		h.put(raw[:], p)
 	}
 	has := func(seq uint16) bool {
 		var p packet
 		var buf [maxPacket]byte
-		return h.get(seq, 0, &p, &buf) && p.hdr.SequenceNumber == seq && len(p.payload) == 188
+		return h.get(seq, &extensionKinds{}, &p, &buf) && p.hdr.SequenceNumber == seq && len(p.payload) == 188
 	}
 	require.False(t, has(0))
 	for n := range 500 { // a packet each 4 ms

@@ -25,8 +25,6 @@ const (
 	nackTries  = 10
 )
 
-const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level" // RFC 6464
-
 // engine is what the PeerConnections of the process have in common.
 type engine struct {
 	mux          *pathMux
@@ -130,7 +128,6 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 	}{
 		{sdp.SDESMidURI, true, true, up}, // down tracks are told apart by the SSRCs in the SDP
 		{sdp.TransportCCURI, true, true, both},
-		{audioLevelURI, true, false, both},
 		{sdp.SDESRTPStreamIDURI, false, true, up},
 		{sdp.SDESRepairRTPStreamIDURI, false, true, up},
 	}
@@ -144,7 +141,7 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 			}
 		}
 	}
-	return nil
+	return extensionIDs{}.register(m)
 }
 
 // newInterceptors adds no more than is used, and that is for what publishers send: requests for what was lost, receiver reports, and transport-wide

@@ -54,12 +54,13 @@ func (h *history) put(raw []byte, p *packet) {
 		h.slots[int(seq)&(len(h.slots)-1)] = k
 	}
 	k.at, k.info, k.seq, k.n = p.at, p.info, seq, copy(k.raw[:], raw)
+	k.info.Deps = nil // it holds until the next packet is read
 }
 
 func (h *history) at(seq uint16) *pastPacket { return h.slots[int(seq)&(len(h.slots)-1)] }
 
 // get makes p the packet of a number, in buf's memory.
-func (h *history) get(seq uint16, levelID uint8, p *packet, buf *[maxPacket]byte) bool {
+func (h *history) get(seq uint16, kinds *extensionKinds, p *packet, buf *[maxPacket]byte) bool {
 	h.mu.Lock()
 	if h.slots == nil {
 		h.mu.Unlock()
@@ -73,7 +74,7 @@ func (h *history) get(seq uint16, levelID uint8, p *packet, buf *[maxPacket]byte
 	n := copy(buf[:], k.raw[:k.n])
 	info := k.info
 	h.mu.Unlock()
-	ok := p.parse(buf[:n], levelID)
+	ok := p.parse(buf[:n], kinds)
 	p.info = info
 	return ok
 }

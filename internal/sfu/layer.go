@@ -38,6 +38,11 @@ type layer struct {
 	spatial, top atomic.Uint32                         // highest spatial and temporal layer seen
 	rates        [maxLayers][maxTemporal]atomic.Uint64 // bit/s over the last whole second
 
+	deps   *rewrite.Dependencies // nil: of this codec they are not read
+	h264   rewrite.Beginnings
+	newest uint16 // highest sequence number
+	any    bool   // newest is valid
+
 	bits  [maxLayers][maxTemporal]uint64
 	since time.Time
 
@@ -80,11 +85,15 @@ func (l *layer) count(p *packet) {
 		l.size.Store(uint64(i.Width)<<32 | uint64(i.Height))
 	}
 	s, t := min(i.Spatial, maxLayers-1), min(i.Temporal, maxTemporal-1)
-	if uint32(s) > l.spatial.Load() {
-		l.spatial.Store(uint32(s))
-	}
-	if uint32(t) > l.top.Load() {
-		l.top.Store(uint32(t))
+	if spatial, temporal := l.spatial.Load(), l.top.Load(); i.Deps != nil && i.Deps.Known {
+		// The structure says which layers there are now, and not only which there were once.
+		s, t := i.Deps.Top()
+		spatial, temporal = uint32(min(s, maxLayers-1)), uint32(min(t, maxTemporal-1))
+		l.spatial.Store(spatial)
+		l.top.Store(temporal)
+	} else if spatial < uint32(s) || temporal < uint32(t) {
+		l.spatial.Store(max(spatial, uint32(s)))
+		l.top.Store(max(temporal, uint32(t)))
 	}
 	l.bits[s][t] += uint64(len(p.payload)+overhead) * 8
 	if passed := p.at.Sub(l.since); passed >= time.Second {
@@ -97,9 +106,21 @@ func (l *layer) count(p *packet) {
 	}
 }
 
+// place notes whether p comes late: nothing begins with it, as what follows it has gone by.
+func (l *layer) place(p *packet) {
+	seq := p.hdr.SequenceNumber
+	p.info.Seq = seq
+	if p.info.Late = l.any && int16(seq-l.newest) <= 0; !p.info.Late {
+		l.newest, l.any = seq, true
+	}
+	if p.up.read == rewrite.H264 && !p.info.Late {
+		l.h264.Look(&p.info, p.hdr.Timestamp)
+	}
+}
+
 // look notices the keyframe that somebody waits for.
 func (l *layer) look(p *packet) {
-	if !p.info.Key || !l.waited.Load() {
+	if !p.info.Key || p.info.Late || !l.waited.Load() {
 		return
 	}
 	l.mu.Lock()
@@ -196,6 +217,9 @@ func (u *up) add(t *webrtc.TrackRemote, order int, reports *reports) *layer {
 		return nil
 	}
 	l := &layer{up: u, rid: t.RID(), track: t, ssrc: uint32(t.SSRC()), order: order, reports: reports}
+	if u.read == rewrite.AV1 || u.read == rewrite.VP9 {
+		l.deps = &rewrite.Dependencies{}
+	}
 	next := append(slices.Clone(have), l)
 	slices.SortStableFunc(next, func(a, b *layer) int { return cmp.Compare(a.order, b.order) })
 	u.layers.Store(&next)

@@ -158,13 +158,15 @@ func wired(t testing.TB, subscribers int) (*up, *packet) {
 	u.layers.Store(&[]*layer{})
 	for range subscribers {
 		d := newDown(u, newEgress(u.metrics, func() {}))
-		d.bound = &binding{writer: &nowhere{}, pt: 111, levelID: 3, twccID: 5}
+		d.bound = &binding{writer: &nowhere{}, pt: 111, twccID: 5}
+		d.bound.exts[extLevel] = 3
 		u.attach(d)
 	}
 	raw := []byte{0x90, 111, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0xbe, 0xde, 0, 1, 0x10, 20, 0, 0, 1, 2, 3}
+	u.kinds[1] = extLevel + 1
 	p := &packet{up: u}
-	require.True(t, p.parse(raw, 1))
-	require.Equal(t, []byte{20}, p.level)
+	require.True(t, p.parse(raw, &u.kinds))
+	require.Equal(t, []byte{20}, p.ext[extLevel])
 	require.Equal(t, []byte{1, 2, 3}, p.payload)
 	return u, p
 }
@@ -177,8 +179,8 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		seq++
 		raw[2], raw[3] = byte(seq>>8), byte(seq)
-		p.parse(raw, 1)
-		u.note(p.level)
+		p.parse(raw, &u.kinds)
+		u.note(p.ext[extLevel])
 		for _, d := range *u.subs.Load() {
 			d.forward(p)
 		}
@@ -198,6 +200,6 @@ func BenchmarkForward(b *testing.B) {
 func TestParseRefusesWhatIsNoRTP(t *testing.T) {
 	p := packet{}
 	for _, b := range [][]byte{nil, {0x80}, make([]byte, 11), {0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200}, {0x90, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xde, 0xff, 0xff}} {
-		require.False(t, p.parse(b, 1), "%x", b)
+		require.False(t, p.parse(b, &extensionKinds{}), "%x", b)
 	}
 }

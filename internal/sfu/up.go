@@ -26,10 +26,11 @@ type packet struct {
 	up      *up
 	hdr     rtp.Header
 	payload []byte
-	level   []byte // the audio level extension's byte; nil without one
-	red     bool   // the payload is RED (RFC 2198)
+	ext     extensionViews
+	red     bool // the payload is RED (RFC 2198)
 	layer   *layer
 	info    rewrite.Info
+	deps    rewrite.Descriptor // what info.Deps points to, if it does
 	at      time.Time
 }
 
@@ -42,8 +43,7 @@ type up struct {
 	codec webrtc.RTPCodecCapability // of audio always Opus: RED is a wrapping of it
 	mid   string
 	read  rewrite.Codec
-	// levelID is the header extension id of the audio level in this publisher's packets; 0: none.
-	levelID uint8
+	kinds extensionKinds // what this publisher's header extensions are
 	// roomChanged tells the publisher's loop that somebody has room for more or less of it. It does not block.
 	roomChanged func()
 	free        atomic.Int64 // bits a second that it sent last while nothing asked for less
@@ -85,7 +85,7 @@ func (l *layer) run() endOfUp {
 			return endGone
 		}
 		u.metrics.packetsIn.Add(1)
-		if !p.parse(buf[:n], u.levelID) {
+		if !p.parse(buf[:n], &u.kinds) {
 			continue
 		}
 		if !known || p.hdr.PayloadType != pt {
@@ -94,7 +94,7 @@ func (l *layer) run() endOfUp {
 				return endCodec
 			}
 		}
-		u.note(p.level)
+		u.note(p.ext[extLevel])
 		l.gaps.note(p.hdr.SequenceNumber)
 		if u.kind == webrtc.RTPCodecTypeVideo {
 			if !p.look() {
@@ -120,15 +120,20 @@ func (p *packet) look() bool {
 			return false
 		}
 	}
+	p.layer.place(p)
+	p.layer.describe(p)
 	p.layer.count(p)
 	p.layer.look(p)
+	if b := p.ext[extAllocation]; b != nil {
+		p.up.heed(b)
+	}
 	return true
 }
 
 func isRED(c webrtc.RTPCodecParameters) bool { return strings.EqualFold(c.MimeType, mimeRED) }
 
 // parse reads a packet that pion has decrypted in place. The header's memory is used again.
-func (p *packet) parse(buf []byte, levelID uint8) bool {
+func (p *packet) parse(buf []byte, kinds *extensionKinds) bool {
 	n, err := p.hdr.Unmarshal(buf)
 	if err != nil {
 		return false
@@ -140,12 +145,8 @@ func (p *packet) parse(buf []byte, levelID uint8) bool {
 	if end < n {
 		return false
 	}
-	p.payload, p.level, p.at = buf[n:end], nil, time.Now()
-	if levelID != 0 {
-		if level := p.hdr.GetExtension(levelID); len(level) == 1 {
-			p.level = level
-		}
-	}
+	p.payload, p.at = buf[n:end], time.Now()
+	kinds.read(buf[:n], &p.ext)
 	return true
 }
 
@@ -250,11 +251,7 @@ func newUp(id orama.TrackID, owner orama.PeerID, track *webrtc.TrackRemote, r *w
 			}
 		}
 	}
-	for _, e := range params.HeaderExtensions {
-		if e.URI == audioLevelURI && u.kind == webrtc.RTPCodecTypeAudio {
-			u.levelID = uint8(e.ID)
-		}
-	}
+	u.kinds = kindsOf(u.kind, params.HeaderExtensions)
 	u.read = codecOf(u)
 	u.subs.Store(&[]*down{})
 	u.layers.Store(&[]*layer{})

@@ -31,15 +31,23 @@ func CodecOf(mime string) Codec {
 
 // Info is what a packet says of the frame it belongs to. The zero value is a packet that says nothing.
 type Info struct {
-	Key      bool // a decoder can start with the picture that begins here
-	Start    bool // first packet of a frame
-	End      bool // last packet of a frame, where the codec says so
-	Sync     bool // a stream may go up to this temporal layer here (VP8 Y, VP9 U)
-	Inter    bool // VP9: predicted from earlier pictures
+	Key      bool   // a decoder can start with the picture that begins here
+	Start    bool   // first packet of a frame
+	Seq      uint16 // of the packet, as the reader says
+	Late     bool   // what was sent after it came before, as the reader knows: nothing begins here
+	End      bool   // last packet of a frame, where the codec says so
+	Sync     bool   // predicted from the base layer alone: a stream may go up to this temporal layer (VP8 Y)
+	Up       bool   // no later picture of a higher temporal layer needs what was before: a stream may go up to any (VP9 U)
+	Inter    bool   // VP9: predicted from earlier pictures
 	Spatial  uint8
 	Temporal uint8
 	Width    uint16 // pixels, where a keyframe says it; else 0
 	Height   uint16
+
+	Deps  *Descriptor // what the dependency descriptor says, where there is one
+	Edges             // of the descriptor
+
+	parameters bool // H.264: a sequence parameter set is in it
 
 	pidAt, tl0At, keyAt int  // offsets in the payload; 0: absent
 	wide                bool // the picture id has 15 bits
@@ -51,6 +59,24 @@ type Info struct {
 // HasPID reports whether the payload carries a picture id.
 func (i *Info) HasPID() bool { return i.pidAt > 0 }
 
+// Describe adds what a packet's dependency descriptor says to what its payload does. d must stay as it is while i is used.
+func (i *Info) Describe(c Codec, d *Descriptor) {
+	i.Deps, i.Edges = d, d.Edges
+	if c == AV1 { // its payload tells nothing of these; VP9's tells as much
+		i.Start, i.End = d.Start, d.End
+		i.Key = i.Key && !d.Known || d.Key
+	}
+	if d.Known {
+		i.Spatial, i.Temporal = d.Layers()
+		if d.Key {
+			i.Width, i.Height = d.Size()
+		}
+	}
+}
+
+// Whole reports whether the packet is not in the middle of a picture, as far as the codec says.
+func (i *Info) Whole(c Codec) bool { return c != VP8 && c != VP9 || i.Start && i.Spatial == 0 }
+
 // Read reads a payload's descriptor. A payload that cannot be read is refused.
 func Read(c Codec, b []byte) (Info, bool) {
 	switch c {
@@ -59,7 +85,7 @@ func Read(c Codec, b []byte) (Info, bool) {
 	case VP9:
 		return readVP9(b)
 	case H264:
-		return Info{Key: h264Key(b)}, len(b) > 0
+		return readH264(b), len(b) > 0
 	case AV1:
 		// AV1 RTP section 4.4: Z Y W W N. N begins a coded video sequence.
 		return Info{Key: len(b) > 0 && b[0]&0x08 != 0}, len(b) > 0
@@ -154,7 +180,7 @@ func readVP9(b []byte) (Info, bool) {
 		if at >= len(b) {
 			return i, false
 		}
-		i.Temporal, i.Sync, i.Spatial = b[at]>>5, b[at]&0x10 != 0, b[at]>>1&7
+		i.Temporal, i.Up, i.Spatial = b[at]>>5, b[at]&0x10 != 0, b[at]>>1&7
 		if at++; !flexible {
 			if at >= len(b) {
 				return i, false
@@ -213,26 +239,4 @@ func (i *Info) readVP9Structure(b []byte, at int) (int, bool) {
 		at += 1 + int(b[at]>>2&3)
 	}
 	return at, at <= len(b)
-}
-
-// h264Key looks for an IDR slice or a sequence parameter set (RFC 6184 section 5.2).
-func h264Key(b []byte) bool {
-	const idr, sps, stapA, fuA = 5, 7, 24, 28
-	if len(b) < 2 {
-		return false
-	}
-	switch t := b[0] & 0x1f; t {
-	case idr, sps:
-		return true
-	case fuA:
-		return b[1]&0x80 != 0 && b[1]&0x1f == idr
-	case stapA:
-		for b = b[1:]; len(b) > 2; {
-			if t := b[2] & 0x1f; t == idr || t == sps {
-				return true
-			}
-			b = b[min(len(b), 2+(int(b[0])<<8|int(b[1]))):]
-		}
-	}
-	return false
 }

@@ -41,7 +41,7 @@ func TestReadVP9(t *testing.T) {
 	b := []byte{0xae, 0x81, 0x2c, 1<<5 | 0x10 | 1<<1, 5, 1<<5 | 0x18, 1, 64, 0, 180, 2, 128, 1, 104, 1, 0x04, 1, 0xff}
 	i, ok := Read(VP9, b)
 	require.True(t, ok)
-	require.True(t, i.Start && i.End && i.Sync && !i.Key, "the keyframe is the base layer's")
+	require.True(t, i.Start && i.End && i.Up && !i.Key, "the keyframe is the base layer's")
 	require.Equal(t, []any{uint16(300), uint8(5), uint8(1), uint8(1)}, []any{i.PID, i.TL0, i.Spatial, i.Temporal})
 	require.Equal(t, []uint16{640, 360}, []uint16{i.Width, i.Height})
 	for n := range b {
@@ -242,11 +242,16 @@ func TestKeyframeStart(t *testing.T) {
 		{"VP9 keyframe", VP9, []byte{0x88, 1, 0}, true},
 		{"VP9 predicted", VP9, []byte{0xca, 1}, false},
 		{"VP9 middle", VP9, []byte{0x82, 1}, false},
-		{"H264 IDR", H264, []byte{0x65, 1}, true},
+		{"H264 IDR", H264, []byte{0x65, 0x88}, true},
+		{"H264 second slice of an IDR", H264, []byte{0x65, 0x08}, false},
+		{"H264 fragment begins a second slice", H264, []byte{0x7c, 0x85, 0x08}, false},
+		{"H264 aggregate of parameters and the IDR", H264, []byte{0x78, 0, 2, 0x68, 1, 0, 3, 0x65, 0x88, 1}, true},
+		{"H264 aggregate of second slices", H264, []byte{0x78, 0, 2, 0x65, 0x08, 0, 2, 0x65, 0x08}, false},
+		{"H264 picture parameters alone", H264, []byte{0x68, 0x88}, false},
 		{"H264 SPS", H264, []byte{0x67, 1}, true},
 		{"H264 slice", H264, []byte{0x41, 1}, false},
-		{"H264 fragment begins an IDR", H264, []byte{0x7c, 0x85, 1}, true},
-		{"H264 fragment goes on", H264, []byte{0x7c, 0x05, 1}, false},
+		{"H264 fragment begins an IDR", H264, []byte{0x7c, 0x85, 0x88}, true},
+		{"H264 fragment goes on", H264, []byte{0x7c, 0x05, 0x88}, false},
 		{"H264 aggregate with SPS second", H264, []byte{0x78, 0, 2, 0x68, 1, 0, 2, 0x67, 1}, true},
 		{"H264 aggregate of slices", H264, []byte{0x78, 0, 2, 0x41, 1, 0, 2, 0x41, 1}, false},
 		{"H264 aggregate lies", H264, []byte{0x78, 0xff, 0xff, 0x41, 1}, false},

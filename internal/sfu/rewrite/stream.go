@@ -32,10 +32,10 @@ type numbers struct {
 func (n *numbers) begin(first, mask uint16) {
 	n.mask, n.any = mask, false
 	clear(n.ring[:])
+	n.last = (first - 1) & mask
 	if n.sent {
 		n.off = (n.out + 1 - first) & mask
 	}
-	n.last = (first - 1) & mask
 }
 
 // ahead gives how far in is after the highest number of the source; negative: late.
@@ -104,6 +104,11 @@ type Stream struct {
 	seq numbers
 	pid numbers
 
+	pidOpen       bool   // the source has shown a picture id
+	frameOff      uint16 // is added to the source's frame numbers
+	frame         uint16 // highest given
+	frameOpen     bool   // the source has shown a frame number
+	frames        bool   // frame is valid
 	tsOff, lastTS uint32
 	tl0Off, tl0   uint8
 	keyOff, key   uint8
@@ -127,13 +132,7 @@ func (s *Stream) Switch(ts uint32) { s.fresh, s.wantTS = true, ts }
 
 func (s *Stream) begin(seq uint16, ts uint32, i *Info) {
 	s.seq.begin(seq, 0xffff)
-	if i.HasPID() {
-		mask := uint16(0x7f)
-		if i.wide {
-			mask = 0x7fff
-		}
-		s.pid.begin(i.PID, mask)
-	}
+	s.pidOpen, s.frameOpen = false, false
 	if s.begun {
 		if int32(s.wantTS-s.lastTS) < 1 {
 			s.wantTS = s.lastTS + 1
@@ -154,8 +153,39 @@ func (s *Stream) Leave(c Codec, seq uint16, i *Info) {
 	}
 	s.seq.leave(seq)
 	if c == VP8 && i.HasPID() {
+		s.openPID(i)
 		s.pid.leave(i.PID)
 	}
+}
+
+// openPID begins a source's picture ids with the first that is seen: what comes before may be padding, which has none.
+func (s *Stream) openPID(i *Info) {
+	if s.pidOpen {
+		return
+	}
+	mask := uint16(0x7f)
+	if i.wide {
+		mask = 0x7fff
+	}
+	s.pid.begin(i.PID, mask)
+	s.pidOpen = true
+}
+
+// nextFrame gives a frame's number, which begins a source's anew where the one before ended. References are differences of the numbers,
+// so what is left out leaves its gap.
+func (s *Stream) nextFrame(d *Descriptor) uint16 {
+	in := uint16(d.Seq)
+	if !s.frameOpen {
+		if s.frameOff = d.Frame - in; s.frames {
+			s.frameOff = s.frame + 1 - in
+		}
+		s.frameOpen = true
+	}
+	out := in + s.frameOff
+	if !s.frames || int16(out-s.frame) > 0 {
+		s.frame, s.frames = out, true
+	}
+	return out
 }
 
 // Next gives the numbers to send a packet with; false: it is a straggler or a repetition, and is not sent.
@@ -166,6 +196,7 @@ func (s *Stream) Next(c Codec, seq uint16, ts uint32, i *Info) (Numbers, bool) {
 	n := Numbers{TS: ts + s.tsOff, TL0: i.TL0 + s.tl0Off, KeyIdx: (i.KeyIdx + s.keyOff) & 0x1f}
 	var ok bool
 	if i.HasPID() {
+		s.openPID(i)
 		if c == VP8 {
 			if n.PID, ok = s.pid.keep(i.PID, true); !ok {
 				return Numbers{}, false
@@ -180,6 +211,9 @@ func (s *Stream) Next(c Codec, seq uint16, ts uint32, i *Info) (Numbers, bool) {
 	if n.Seq, ok = s.seq.keep(seq, false); !ok {
 		return Numbers{}, false
 	}
+	if i.Deps != nil {
+		n.Frame = s.nextFrame(i.Deps)
+	}
 	if int32(n.TS-s.lastTS) >= 0 {
 		s.lastTS, s.tl0, s.key = n.TS, n.TL0, n.KeyIdx
 	}
@@ -193,6 +227,8 @@ type Numbers struct {
 	PID    uint16
 	TL0    uint8
 	KeyIdx uint8
+	Frame  uint16 // of the dependency descriptor
+	Mask   uint32 // that it is to have; 0: its own
 }
 
 // Apply copies the head of a payload to dst with the numbers of n in it and gives how many bytes it wrote: the rest of the payload
