@@ -16,7 +16,7 @@ NFPM        = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.1
 GOLANGCI    = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .DEFAULT_GOAL := help
-.PHONY: help up build deb deps check lint unit fuzz sdk e2e test bench bench-turn bench-quality screenshot clean
+.PHONY: help up build deb deps check lint unit fuzz sdk e2e test bench bench-turn bench-sfu bench-quality screenshot clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,12 +61,16 @@ e2e: deps bin/nfpm ## the built binary with real browsers (run one with E2E=Test
 
 test: deps check unit fuzz sdk e2e ## all of the above, as CI runs it
 
-bench: deps ## CPU per forwarded packet of SFU and TURN, and time to join
-	$(GO) run ./bench
+bench: deps ## the benchmarks below for a few minutes, and the time a browser's join takes
+	$(GO) run ./bench/relay --quick
+	$(GO) run ./bench/sfu --quick
 	$(GO) test -tags e2e -run '^$$' -bench Join -benchtime 10x ./e2e
 
 bench-turn: deps ## TURN beside coturn: CPU, rates, latency, memory, as ratios (short or in part: BENCH='--quick --only light')
 	@$(GO) run ./bench/relay $(BENCH)
+
+bench-sfu: deps ## SFU beside a stock pion fan-out: CPU, rates, latency, memory, join (short or in part: BENCH='--quick --only 50/relay')
+	@$(GO) run ./bench/sfu $(BENCH)
 
 bench-quality: deps ## what a viewer behind a bad access has of a call, as the table of docs/media-quality.md
 	$(GO) test -tags e2e -run '^$$' -bench Quality -benchtime 1x -timeout 20m ./e2e

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"orama.network/orama/bench/rig"
 )
 
 const (
@@ -32,10 +34,10 @@ func (b *bench) allocations(ctx context.Context) error {
 			if err := b.quiet(ctx); err != nil {
 				return err
 			}
-			b.say("round %d: allocations of %s", round+1, s.name)
+			b.say("round %d: allocations of %s", round+1, s.Name)
 			r, err := b.allocating(ctx, s, &client)
 			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
+				return fmt.Errorf("%s: %w", s.Name, err)
 			}
 			got[side] = r
 		}
@@ -56,14 +58,14 @@ func (b *bench) quiet(ctx context.Context) error {
 	for time.Since(began) < quietWithin {
 		var used time.Duration
 		for _, s := range b.servers {
-			before, err := cpuOf(s.pid())
+			before, err := rig.CPUOf(s.PID())
 			if err != nil {
 				return err
 			}
-			if err := pause(ctx, quietFor); err != nil {
+			if err := rig.Pause(ctx, quietFor); err != nil {
 				return err
 			}
-			after, err := cpuOf(s.pid())
+			after, err := rig.CPUOf(s.PID())
 			if err != nil {
 				return err
 			}
@@ -80,20 +82,20 @@ func (b *bench) quiet(ctx context.Context) error {
 func (b *bench) allocating(ctx context.Context, s *server, client *int) (reading, error) {
 	begin, end := clock()+int64(steady), clock()+int64(steady+4*b.window)
 	t := talk{gen: b.gen, to: s.udp()}
-	var before, after usage
+	var before, after rig.Usage
 	var first, last int
 	var from, to int64
 	var failed error
 	err := t.run(ctx, askedAtOnce, func() *dialogue {
 		now := clock()
 		if from == 0 && now >= begin {
-			before, failed = usageOf(s.pid(), s.core)
+			before, failed = rig.UsageOf(s.PID(), s.Core)
 			from, first = now, t.done
 		}
 		if now >= end || failed != nil {
 			if to == 0 {
 				to, last = now, t.done
-				after, failed = usageOf(s.pid(), s.core)
+				after, failed = rig.UsageOf(s.PID(), s.Core)
 			}
 			return nil
 		}
@@ -108,10 +110,10 @@ func (b *bench) allocating(ctx context.Context, s *server, client *int) (reading
 	if failed != nil {
 		return nil, failed
 	}
-	used, span, n := after.since(before), float64(to-from), float64(last-first)
+	used, span, n := after.Since(before), float64(to-from), float64(last-first)
 	return reading{
-		keyRate: n / span * 1e9, keyCPU: float64(used.cpu.Nanoseconds()) / 1e3 / n,
-		keyBusy: 100 * float64(used.cpu) / span, keyTaken: used.taken(span),
+		keyRate: n / span * 1e9, keyCPU: float64(used.CPU.Nanoseconds()) / 1e3 / n,
+		keyBusy: 100 * float64(used.CPU) / span, keyTaken: used.Taken(span),
 	}, nil
 }
 
@@ -125,10 +127,10 @@ func (b *bench) memory(ctx context.Context) error {
 		var got [2]reading
 		for _, side := range sides(round) {
 			s := b.servers[side]
-			b.say("round %d: memory of %s", round+1, s.name)
+			b.say("round %d: memory of %s", round+1, s.Name)
 			r, err := b.holding(ctx, s)
 			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
+				return fmt.Errorf("%s: %w", s.Name, err)
 			}
 			got[side] = r
 		}
@@ -152,10 +154,10 @@ func (b *bench) holding(ctx context.Context, s *server) (reading, error) {
 		if err != nil {
 			return 0, err
 		}
-		if err := pause(ctx, rest); err != nil {
+		if err := rig.Pause(ctx, rest); err != nil {
 			return 0, err
 		}
-		return residentOf(s.pid())
+		return rig.ResidentOf(s.PID())
 	}
 	before, err := hold(warmed)
 	if err != nil {

@@ -103,7 +103,7 @@ func (b *bench) stop() error {
 	var errs []error
 	for side, s := range b.servers {
 		if s != nil {
-			errs = append(errs, s.stop())
+			errs = append(errs, s.Stop())
 			b.servers[side] = nil
 		}
 	}
@@ -134,7 +134,7 @@ func (b *bench) packets(ctx context.Context, n int) error {
 	for side, s := range b.servers {
 		var err error
 		if flows[side], err = b.allocate(ctx, s, n); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+			return fmt.Errorf("%s: %w", s.Name, err)
 		}
 	}
 	for round := range b.rounds {
@@ -214,7 +214,7 @@ func (b *bench) each(ctx context.Context, round int, flows [2][]flow, l load) (g
 	for _, side := range sides(round) {
 		s := b.servers[side]
 		if got[side], err = b.calm(ctx, s, flows[side], l); err != nil {
-			return got, fmt.Errorf("%s: %w", s.name, err)
+			return got, fmt.Errorf("%s: %w", s.Name, err)
 		}
 	}
 	return got, nil

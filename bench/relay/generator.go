@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"orama.network/orama/bench/rig"
 )
 
 // burstSize is how many datagrams a burst has.
@@ -106,7 +108,7 @@ type pass struct {
 	window    [2]int64 // Unix nanoseconds
 	sent, got uint64   // that were sent within the window
 	arrivals  uint64   // within the window
-	latency   histogram
+	latency   rig.Histogram
 	held      int64 // nanoseconds of the window
 	failed    error
 	length    int    // of what arrives
@@ -133,7 +135,7 @@ func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load
 	if err := p.until(ctx, p.began+int64(g.settle), true); err != nil {
 		return sample{}, err
 	}
-	before, err := usageOf(s.pid(), s.core)
+	before, err := rig.UsageOf(s.PID(), s.Core)
 	if err != nil {
 		return sample{}, err
 	}
@@ -141,7 +143,7 @@ func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load
 	p.window = [2]int64{start, start + int64(g.window)}
 	p.measuring = true
 	err = p.until(ctx, p.window[1], true)
-	after, err2 := usageOf(s.pid(), s.core)
+	after, err2 := rig.UsageOf(s.PID(), s.Core)
 	span := float64(clock() - start)
 	p.measuring = false
 	arrivals := p.arrivals
@@ -151,17 +153,17 @@ func (g *generator) measure(ctx context.Context, s *server, flows []flow, l load
 		return sample{}, err
 	}
 	if arrivals == 0 {
-		return sample{}, fmt.Errorf("%s relays nothing", s.name)
+		return sample{}, fmt.Errorf("%s relays nothing", s.Name)
 	}
-	used := after.since(before)
+	used := after.Since(before)
 	return sample{
-		CPU:   float64(used.cpu.Nanoseconds()) / 1e3 / float64(arrivals),
+		CPU:   float64(used.CPU.Nanoseconds()) / 1e3 / float64(arrivals),
 		Rate:  float64(arrivals) / span * 1e9,
-		P50:   float64(p.latency.percentile(0.50)) / 1e3,
-		P99:   float64(p.latency.percentile(0.99)) / 1e3,
+		P50:   float64(p.latency.Percentile(0.50)) / 1e3,
+		P99:   float64(p.latency.Percentile(0.99)) / 1e3,
 		Loss:  100 * (1 - float64(p.got)/float64(max(p.sent, p.got, 1))),
-		Busy:  100 * float64(used.cpu.Nanoseconds()) / span,
-		Taken: used.taken(span), Held: 100 * float64(p.held) / span,
+		Busy:  100 * float64(used.CPU.Nanoseconds()) / span,
+		Taken: used.Taken(span), Held: 100 * float64(p.held) / span,
 	}, nil
 }
 
@@ -313,7 +315,7 @@ func (p *pass) arrive(b []byte, at int64) {
 	}
 	if p.measuring {
 		p.arrivals++
-		p.latency.add(at - sent)
+		p.latency.Add(at - sent)
 	}
 }
 

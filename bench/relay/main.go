@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"orama.network/orama/bench/rig"
 )
 
 // What can be measured, as --only names it.
@@ -55,8 +57,8 @@ type settings struct {
 func main() {
 	var err error
 	switch {
-	case len(os.Args) > 1 && os.Args[1] == stagePinned:
-		err = pinned(os.Args[2:]) // does not return unless it fails
+	case len(os.Args) > 1 && os.Args[1] == rig.StagePinned:
+		err = rig.Pinned(os.Args[2:]) // does not return unless it fails
 	case len(os.Args) > 1 && os.Args[1] == stageInner:
 		err = inner(os.Args[2:])
 	default:

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"orama.network/orama/bench/rig"
 )
 
 // reading is what one round of one cell found of one server, by key.
@@ -142,7 +144,7 @@ func (r *row) figure(key string) figure {
 			ratios = append(ratios, o/c)
 		}
 	}
-	f := figure{coturn: median(v[sideCoturn]), ours: median(v[sideOurs]), ratio: median(ratios)}
+	f := figure{coturn: rig.Median(v[sideCoturn]), ours: rig.Median(v[sideOurs]), ratio: rig.Median(ratios)}
 	if len(ratios) > 0 {
 		f.low, f.high = slices.Min(ratios), slices.Max(ratios)
 	}
@@ -188,7 +190,7 @@ type report struct {
 }
 
 func newReport(s settings) *report {
-	return &report{Machine: machine(), Rounds: s.rounds, WindowMS: s.window.Milliseconds(), Threads: s.threads, Null: s.null}
+	return &report{Machine: rig.Machine(), Rounds: s.rounds, WindowMS: s.window.Milliseconds(), Threads: s.threads, Null: s.null}
 }
 
 func (r *report) add(c cell, coturn, ours reading) {

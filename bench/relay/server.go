@@ -1,28 +1,22 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
-	"io"
 	"math/big"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"orama.network/orama"
+	"orama.network/orama/bench/rig"
 	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/plan"
 )
@@ -38,9 +32,6 @@ var (
 const (
 	portPlain = 3478
 	portTLS   = 5349
-
-	startWithin = 10 * time.Second
-	stopWithin  = 5 * time.Second
 )
 
 // The two sides of every comparison, as indices of listenIPs and relayIPs too.
@@ -86,30 +77,16 @@ func newIdentity(dir string) (identity, error) {
 
 // server is one process under test.
 type server struct {
-	name string
+	*rig.Process
 	side int
-	core int
-	cmd  *exec.Cmd
-	log  *os.File
 }
 
-func (s *server) pid() int            { return s.cmd.Process.Pid }
 func (s *server) udp() netip.AddrPort { return netip.AddrPortFrom(listenIPs[s.side], portPlain) }
 
-// coturnArgs are coturn at its best for this load: no lookup of settings that change while it runs, no log but
-// errors, and its database, which it asks for secrets with every credential, in memory. Its fence is an address, for
-// it knows no ports.
-func coturnArgs(side, threads int, dir string, id identity) []string {
-	return []string{
-		"-n", "--no-cli", "--no-rfc5780", "--no-multicast-peers", "--no-tcp-relay", "--no-tlsv1", "--no-tlsv1_1",
-		"--no-software-attribute", "--no-dynamic-ip-list", "--no-dynamic-realms", "--no-auth-pings",
-		"--listening-ip=" + listenIPs[side].String(), "--relay-ip=" + relayIPs[side].String(),
-		"--listening-port=" + strconv.Itoa(portPlain), "--tls-listening-port=" + strconv.Itoa(portTLS),
-		"--min-port=" + strconv.Itoa(relayFirst), "--max-port=" + strconv.Itoa(relayFirst+tenants*perTenant-1),
-		"--realm=" + realm, "--use-auth-secret", "--static-auth-secret=" + id.secret,
-		"--allow-loopback-peers", "--denied-peer-ip=0.0.0.0-255.255.255.255", "--allowed-peer-ip=" + peerAddr.Addr().String(),
-		"--cipher-list=ECDHE-ECDSA-AES128-GCM-SHA256:DEFAULT", "--cert=" + id.certFile, "--pkey=" + id.keyFile, "--relay-threads=" + strconv.Itoa(threads),
-		"--log-file=stdout", "--pidfile=" + filepath.Join(dir, "coturn"+strconv.Itoa(side)+".pid"), "--db=:memory:",
+func coturn(side, threads int, id identity) rig.Coturn {
+	return rig.Coturn{
+		Listen: listenIPs[side], Relay: relayIPs[side], Port: portPlain, TLSPort: portTLS, First: relayFirst, Last: relayFirst + tenants*perTenant - 1,
+		Allowed: peerAddr.Addr(), Realm: realm, Secret: id.secret, CertFile: id.certFile, KeyFile: id.keyFile, Threads: threads,
 	}
 }
 
@@ -129,112 +106,31 @@ func turnSpec(side int, id identity) plan.TURNSpec {
 
 // start runs the server of a side until ctx ends, and returns when it answers.
 func (b *bench) start(ctx context.Context, side int) (*server, error) {
-	s := &server{name: "orama", side: side, core: b.place.core}
+	name, path := "orama", b.place.orama
 	control := filepath.Join(b.place.dir, "control.sock")
-	path, args := b.place.orama, []string{"turn", "run", "--control", control}
-	var err error
-	coturn := side == sideCoturn || path == ""
-	if coturn {
-		s.name, args = "coturn", coturnArgs(side, b.threads, b.place.dir, b.identity)
+	args := []string{"turn", "run", "--control", control}
+	theirs := side == sideCoturn || path == ""
+	if theirs {
+		name, args = "coturn", coturn(side, b.threads, b.identity).Args(b.place.dir)
+		var err error
 		if path, err = exec.LookPath("turnserver"); err != nil {
 			return nil, err
 		}
 	}
-	if s.log, err = os.CreateTemp(b.place.dir, s.name+"-*.log"); err != nil {
+	p, err := rig.Start(ctx, name, b.place.dir, b.place.core, path, args...)
+	if err != nil {
 		return nil, err
 	}
-	if s.cmd, err = pin(context.WithoutCancel(ctx), b.place.core, path, args...); err != nil {
-		return nil, err
-	}
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	bounded, cancel := context.WithTimeout(ctx, startWithin)
+	bounded, cancel := context.WithTimeout(ctx, rig.StartWithin)
 	defer cancel()
-	if !coturn {
-		err = put(bounded, control, turnSpec(side, b.identity))
+	if !theirs {
+		err = rig.Control(control).Put(bounded, turnSpec(side, b.identity))
 	}
-	if err == nil {
-		err = awake(bounded, s)
+	if err == nil { // it takes connections, which both do last
+		err = rig.Listening(bounded, netip.AddrPortFrom(listenIPs[side], portTLS))
 	}
 	if err != nil {
-		err = fmt.Errorf("%s did not start: %w\n%s", s.name, err, s.said())
-		return nil, errors.Join(err, s.stop())
+		return nil, p.Failed(err)
 	}
-	return s, nil
-}
-
-// awake waits until the server takes connections, which both do last.
-func awake(ctx context.Context, s *server) error {
-	for {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(listenIPs[s.side], portTLS).String())
-		if err == nil {
-			return c.Close()
-		}
-		if pause(ctx, 20*time.Millisecond) != nil {
-			return err
-		}
-	}
-}
-
-// put configures our process by its control socket.
-func put(ctx context.Context, socket string, spec plan.TURNSpec) error {
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return err
-	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}}
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://unit/v1/config", bytes.NewReader(text))
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(req)
-		if err == nil {
-			answer, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) //nolint:errcheck // for the message only
-			resp.Body.Close()
-			if resp.StatusCode < http.StatusMultipleChoices {
-				return nil
-			}
-			return fmt.Errorf("it refused its configuration: %s", bytes.TrimSpace(answer))
-		}
-		if pause(ctx, 20*time.Millisecond) != nil { // its socket is not there yet
-			return err
-		}
-	}
-}
-
-// said is the end of what the server has logged.
-func (s *server) said() string {
-	text, err := os.ReadFile(s.log.Name())
-	if err != nil {
-		return err.Error()
-	}
-	return string(text[max(0, len(text)-2000):])
-}
-
-// stop kills the server: it has nothing to keep, and a polite end would wait for its clients.
-func (s *server) stop() error {
-	err := s.cmd.Process.Kill()
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	s.cmd.Wait() //nolint:errcheck // killed
-	return errors.Join(err, s.log.Close(), os.Remove(s.log.Name()))
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return &server{Process: p, side: side}, nil
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v4"
+
+	"orama.network/orama/bench/rig"
 )
 
 const (
@@ -39,12 +41,12 @@ func (b *bench) streams(ctx context.Context) error {
 		for side, s := range b.servers {
 			g, err := b.connect(ctx, s, secure)
 			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
+				return fmt.Errorf("%s: %w", s.Name, err)
 			}
 			defer g.close()
 			groups[side] = g
 			if secure {
-				b.report.Notes = append(b.report.Notes, s.name+": "+g.negotiated())
+				b.report.Notes = append(b.report.Notes, s.Name+": "+g.negotiated())
 			}
 		}
 		for round := range b.rounds {
@@ -66,7 +68,7 @@ func (b *bench) streamCell(ctx context.Context, round int, groups [2]*group, siz
 	for _, side := range sides(round) {
 		r, err := groups[side].measure(ctx, b.gen, load{dir: dir, size: size, burst: 1, rate: lightRate})
 		if err != nil {
-			return fmt.Errorf("%s: %w", b.servers[side].name, err)
+			return fmt.Errorf("%s: %w", b.servers[side].Name, err)
 		}
 		got[side] = r
 	}
@@ -186,7 +188,7 @@ func (g *group) measure(ctx context.Context, gen *generator, l load) (reading, e
 	if err := g.until(ctx, p, time.Now().Add(gen.settle)); err != nil {
 		return nil, err
 	}
-	before, err := usageOf(g.server.pid(), g.server.core)
+	before, err := rig.UsageOf(g.server.PID(), g.server.Core)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +196,7 @@ func (g *group) measure(ctx context.Context, gen *generator, l load) (reading, e
 	if err := g.until(ctx, p, time.Now().Add(gen.window)); err != nil {
 		return nil, err
 	}
-	after, err := usageOf(g.server.pid(), g.server.core)
+	after, err := rig.UsageOf(g.server.PID(), g.server.Core)
 	if err != nil {
 		return nil, err
 	}
@@ -206,10 +208,10 @@ func (g *group) measure(ctx context.Context, gen *generator, l load) (reading, e
 	if n == 0 {
 		return nil, errors.New("nothing arrives")
 	}
-	used := after.since(before)
+	used := after.Since(before)
 	return reading{
-		keyCPU: float64(used.cpu.Nanoseconds()) / 1e3 / n, keyRate: n / span * 1e9,
-		keyLoss: 100 * (1 - float64(g.count(p))/float64(p.total)), keyBusy: 100 * float64(used.cpu) / span, keyTaken: used.taken(span),
+		keyCPU: float64(used.CPU.Nanoseconds()) / 1e3 / n, keyRate: n / span * 1e9,
+		keyLoss: 100 * (1 - float64(g.count(p))/float64(p.total)), keyBusy: 100 * float64(used.CPU) / span, keyTaken: used.Taken(span),
 	}, nil
 }
 
@@ -245,7 +247,7 @@ func (g *group) until(ctx context.Context, p *pass, end time.Time) error {
 				return err
 			}
 		}
-		if err := errors.Join(p.failed, pause(ctx, tick)); err != nil {
+		if err := errors.Join(p.failed, rig.Pause(ctx, tick)); err != nil {
 			return err
 		}
 	}

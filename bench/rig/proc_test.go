@@ -1,4 +1,4 @@
-package main
+package rig
 
 import (
 	"os"
@@ -36,16 +36,23 @@ func TestParseResident(t *testing.T) {
 }
 
 func TestTaken(t *testing.T) {
-	u := usage{cpu: 30, idle: 60}.since(usage{cpu: 10, idle: 20})
-	require.InDelta(t, 40, u.taken(100), 0.001)
-	require.Zero(t, u.taken(50), "ticks may say more than there was")
+	u := Usage{CPU: 30, Idle: 60}.Since(Usage{CPU: 10, Idle: 20})
+	require.InDelta(t, 40, u.Taken(100), 0.001)
+	require.Zero(t, u.Taken(50), "ticks may say more than there was")
 }
 
 func TestReadsThisMachine(t *testing.T) {
-	u, err := usageOf(os.Getpid(), 0)
+	u, err := UsageOf(os.Getpid(), 0)
 	require.NoError(t, err)
-	require.Positive(t, u.cpu)
-	n, err := residentOf(os.Getpid())
+	require.Positive(t, u.CPU)
+	n, err := ResidentOf(os.Getpid())
 	require.NoError(t, err)
 	require.Positive(t, n)
+}
+
+func TestParsePressure(t *testing.T) {
+	require.InDelta(t, 12.5, parsePressure("some avg10=12.50 avg60=1.00 avg300=0.30 total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"), 0)
+	for _, bad := range []string{"", "some avg10=", "some avg10=x avg60=1", "full avg10=1.00 "} {
+		require.Negative(t, parsePressure(bad), bad)
+	}
 }

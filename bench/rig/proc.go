@@ -1,4 +1,4 @@
-package main
+package rig
 
 import (
 	"errors"
@@ -10,35 +10,36 @@ import (
 	"time"
 )
 
-// usage is what became of the servers' core and of a server, since some beginning.
-type usage struct {
-	cpu  time.Duration // the server ran: user and system, all threads
-	idle time.Duration // nothing ran
+// Usage is what became of the servers' core and of a server, since some beginning.
+type Usage struct {
+	CPU  time.Duration // the server ran: user and system, all threads
+	Idle time.Duration // nothing ran
 }
 
-func (u usage) since(before usage) usage { return usage{u.cpu - before.cpu, u.idle - before.idle} }
+func (u Usage) Since(before Usage) Usage { return Usage{u.CPU - before.CPU, u.Idle - before.Idle} }
 
-// taken is the part of a span, in percent, that the core spent on anything but the server: other work of the
+// Taken is the part of a span, in percent, that the core spent on anything but the server: other work of the
 // machine, and what the hypervisor kept.
-func (u usage) taken(span float64) float64 {
-	return max(0, 100*(1-float64(u.cpu+u.idle)/span))
+func (u Usage) Taken(span float64) float64 {
+	return max(0, 100*(1-float64(u.CPU+u.Idle)/span))
 }
 
-func usageOf(pid, core int) (u usage, err error) {
-	if u.cpu, err = cpuOf(pid); err != nil {
+// UsageOf looks at a process and at the core it has.
+func UsageOf(pid, core int) (u Usage, err error) {
+	if u.CPU, err = CPUOf(pid); err != nil {
 		return u, err
 	}
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return u, err
 	}
-	u.idle, err = parseIdle(string(text), core)
+	u.Idle, err = parseIdle(string(text), core)
 	return u, err
 }
 
-// cpuOf sums the threads' schedstat, which counts in nanoseconds; /proc/PID/stat counts the same time in ticks of
+// CPUOf sums the threads' schedstat, which counts in nanoseconds; /proc/PID/stat counts the same time in ticks of
 // 10 ms. Of a thread that ended nothing is left; neither server ends threads under load.
-func cpuOf(pid int) (sum time.Duration, err error) {
+func CPUOf(pid int) (sum time.Duration, err error) {
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(paths) == 0 {
 		return 0, fmt.Errorf("process %d is gone: %w", pid, errors.Join(err, os.ErrNotExist))
@@ -86,9 +87,9 @@ func parseIdle(text string, core int) (time.Duration, error) {
 	return 0, fmt.Errorf("no %s in /proc/stat", name)
 }
 
-// residentOf is how much memory of a process is in RAM, in bytes. smaps_rollup walks the pages; the cheaper figures
+// ResidentOf is how much memory of a process is in RAM, in bytes. smaps_rollup walks the pages; the cheaper figures
 // of statm may be off by 64 pages for every core.
-func residentOf(pid int) (int64, error) {
+func ResidentOf(pid int) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
 		return 0, err
@@ -106,8 +107,8 @@ func parseResident(text string) (int64, error) {
 	return 0, errors.New("no Rss in smaps_rollup")
 }
 
-// machine names the processor and the kernel.
-func machine() string {
+// Machine names the processor and the kernel.
+func Machine() string {
 	model := "unknown processor"
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(text)) {

@@ -1,14 +1,14 @@
-package main
+package rig
 
 import (
 	"math/bits"
 	"slices"
 )
 
-// histogram counts durations in nanoseconds. A bucket is at most 1/64 of its value wide.
-type histogram struct {
+// Histogram counts durations in nanoseconds. A bucket is at most 1/64 of its value wide.
+type Histogram struct {
 	counts [64 * 36]uint32
-	total  uint64
+	Total  uint64
 }
 
 func bucket(ns uint64) int {
@@ -28,21 +28,23 @@ func lowest(b int) uint64 {
 	return uint64(b-e*64) << e
 }
 
-func (h *histogram) add(ns int64) {
+// Add counts one.
+func (h *Histogram) Add(ns int64) {
 	b := bucket(uint64(max(ns, 0)))
 	h.counts[min(b, len(h.counts)-1)]++
-	h.total++
+	h.Total++
 }
 
-func (h *histogram) reset() { *h = histogram{} }
+// Reset forgets all.
+func (h *Histogram) Reset() { *h = Histogram{} }
 
-// percentile is the value that p of 1 of all are not above, in nanoseconds; 0 of nothing.
-func (h *histogram) percentile(p float64) uint64 {
-	if h.total == 0 {
+// Percentile is the value that p of 1 of all are not above, in nanoseconds; 0 of nothing.
+func (h *Histogram) Percentile(p float64) uint64 {
+	if h.Total == 0 {
 		return 0
 	}
-	rank := uint64(p * float64(h.total))
-	if float64(rank) < p*float64(h.total) || rank == 0 {
+	rank := uint64(p * float64(h.Total))
+	if float64(rank) < p*float64(h.Total) || rank == 0 {
 		rank++
 	}
 	var seen uint64
@@ -54,7 +56,8 @@ func (h *histogram) percentile(p float64) uint64 {
 	return lowest(len(h.counts) - 1)
 }
 
-func median(v []float64) float64 {
+// Median is the middle of the values, or between the two middle ones; 0 of none.
+func Median(v []float64) float64 {
 	if len(v) == 0 {
 		return 0
 	}

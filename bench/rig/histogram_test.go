@@ -1,4 +1,4 @@
-package main
+package rig
 
 import (
 	"math"
@@ -20,24 +20,24 @@ func TestBucketsAreNarrow(t *testing.T) {
 }
 
 func TestPercentile(t *testing.T) {
-	var h histogram
-	require.Zero(t, h.percentile(0.99))
+	var h Histogram
+	require.Zero(t, h.Percentile(0.99))
 	for ns := range int64(100) {
-		h.add(ns + 1)
+		h.Add(ns + 1)
 	}
-	require.EqualValues(t, 50, h.percentile(0.50))
-	require.EqualValues(t, 99, h.percentile(0.99))
-	require.EqualValues(t, 100, h.percentile(1))
-	require.EqualValues(t, 1, h.percentile(0))
-	h.add(-5) // clocks
-	h.add(math.MaxInt64)
-	require.EqualValues(t, 102, h.total)
-	h.reset()
-	require.Zero(t, h.percentile(0.5))
+	require.EqualValues(t, 50, h.Percentile(0.50))
+	require.EqualValues(t, 99, h.Percentile(0.99))
+	require.EqualValues(t, 100, h.Percentile(1))
+	require.EqualValues(t, 1, h.Percentile(0))
+	h.Add(-5) // clocks
+	h.Add(math.MaxInt64)
+	require.EqualValues(t, 102, h.Total)
+	h.Reset()
+	require.Zero(t, h.Percentile(0.5))
 }
 
 func TestMedian(t *testing.T) {
-	require.Zero(t, median(nil))
-	require.InDelta(t, 2, median([]float64{3, 1, 2}), 0)
-	require.InDelta(t, 2.5, median([]float64{4, 1, 2, 3}), 0)
+	require.Zero(t, Median(nil))
+	require.InDelta(t, 2, Median([]float64{3, 1, 2}), 0)
+	require.InDelta(t, 2.5, Median([]float64{4, 1, 2, 3}), 0)
 }
