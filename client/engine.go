@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/ice/v4"
 	"github.com/pion/interceptor"
+	"github.com/pion/interceptor/pkg/nack"
 	"github.com/pion/logging"
 	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
@@ -25,6 +26,9 @@ const (
 	iceKeepalive    = 450 * time.Millisecond
 )
 
+// nackTries is how often a lost packet is asked for, as in browsers. pion's own never gives up, and an overload lasts as long as it is asked.
+const nackTries = 10
+
 // newAPI sets pion up: relays only, nothing waited for that relays do not need.
 func newAPI(log *slog.Logger, d *relayDialer) (*webrtc.API, error) {
 	media := &webrtc.MediaEngine{}
@@ -37,7 +41,7 @@ func newAPI(log *slog.Logger, d *relayDialer) (*webrtc.API, error) {
 	}
 	registry := &interceptor.Registry{}
 	for _, err := range []error{
-		webrtc.ConfigureNack(media, registry),
+		webrtc.ConfigureNackWithOptions(media, registry, []nack.GeneratorOption{nack.GeneratorMaxNacksPerPacket(nackTries)}),
 		webrtc.ConfigureRTCPReports(registry),
 		webrtc.ConfigureSimulcastExtensionHeaders(media),
 		webrtc.ConfigureTWCCSender(media, registry),

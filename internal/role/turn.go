@@ -159,8 +159,8 @@ func (t *turnProcess) follow(ctx context.Context, served <-chan error) (drain bo
 	}
 }
 
-// thrifty has the collector keep the heap within half of what lives, instead of the same again. A relay lives for
-// hours and its packets allocate nothing, so that costs little and makes an idle allocation a quarter smaller. GOGC overrules it.
+// thrifty has the collector keep the heap within half of what lives, instead of the same again. A relay and a peer of an SFU live for
+// hours and their packets allocate next to nothing, so that costs little and makes each of them a quarter smaller. GOGC overrules it.
 func thrifty() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)

@@ -48,7 +48,7 @@ func TestACameraIsMadeSmallerForAllWhoWatch(t *testing.T) {
 		require.Equal(t, ceilingNone, told)
 		require.Greater(t, u.bitrate(), 1_300_000)
 		require.False(t, c.peer.limited)
-		require.Less(t, c.acc.audioGap, 350*time.Millisecond)
+		require.Less(t, c.acc.audioGap, 500*time.Millisecond)
 		c.unbroken()
 	})
 }

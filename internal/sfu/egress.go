@@ -19,8 +19,10 @@ const (
 	overhead = 72
 	// paddingMost is how much padding one packet carries; libwebrtc sends no more.
 	paddingMost = 224
-	// resendMost is how many packets may be sent again beyond those that are sent now: what a client asks for costs us as much as it.
-	resendMost = 256
+	// Packets may be sent again for one in resendShare that are sent, after resendMost of them: what a client asks for costs us as much as it, and where
+	// what is sent again takes the place of what is new, nothing gets through.
+	resendShare = 3
+	resendMost  = 256
 	// pauseLeast is the least time between two answers to requests for one packet.
 	pauseLeast = 20 * time.Millisecond
 	// deafAfter is how long a client that promised feedback may take to begin with it.
@@ -50,7 +52,7 @@ type egress struct {
 	shared   time.Time // when share was called last
 	told     int       // the estimate then
 	scarce   bool      // and whether it was less than was wanted
-	spare    int       // how many packets may be sent again
+	spare    int       // how many packets may be sent again, times resendShare
 	padded   *binding  // whose retransmissions carry padding; nil: nobody's do
 	timer    *time.Timer
 	ticking  bool
@@ -134,7 +136,7 @@ func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) {
 	if e.closed {
 		return
 	}
-	e.spare = min(e.spare+1, resendMost)
+	e.spare = min(e.spare+1, resendMost*resendShare)
 	if c.as.twccID == 0 {
 		e.writeLocked(c, p, payload, 0)
 		return
@@ -164,10 +166,10 @@ func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) {
 func (e *egress) again(c parcel, now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || e.spare == 0 {
+	if e.closed || e.spare < resendShare {
 		return false
 	}
-	e.spare--
+	e.spare -= resendShare
 	if e.pace != nil && c.as.twccID != 0 {
 		e.pace.Advance(now)
 		probe, ok := e.pace.Pass(bwe.Retransmission, overhead+1000, !e.scarceLocked(now))

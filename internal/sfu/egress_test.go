@@ -273,7 +273,7 @@ func TestASubscriberBehindAStep(t *testing.T) {
 		require.InDelta(t, 3_000_000, c.estimate(), 600_000, "8 s after the step up")
 		c.run(5 * time.Second)
 		require.Equal(t, 2, c.video.from.order)
-		require.Less(t, c.acc.audioGap, 350*time.Millisecond, "no longer than the queue of the step itself")
+		require.Less(t, c.acc.audioGap, 500*time.Millisecond, "no longer than the step's own queue, and what it drops, take")
 		t.Logf("sound's longest gap %s, %d dropped, %d packets of padding", c.acc.audioGap, c.acc.dropped, c.peer.srv.metrics.padding.Load())
 		c.unbroken()
 	})

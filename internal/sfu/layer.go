@@ -305,16 +305,3 @@ func (l *layer) bitrates() (rates [maxLayers][maxTemporal]uint64, known bool) {
 	}
 	return rates, known
 }
-
-// wanted reports whether a subscriber is sent l, or waits for it. Safe for any goroutine.
-func (u *up) wanted(l *layer) bool {
-	for _, d := range *u.subs.Load() {
-		d.mu.Lock()
-		yes := d.up == u && !d.paused && (d.from == l || d.asked == l)
-		d.mu.Unlock()
-		if yes {
-			return true
-		}
-	}
-	return false
-}

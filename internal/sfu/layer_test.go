@@ -82,9 +82,6 @@ func TestReportTime(t *testing.T) {
 	require.Equal(t, uint64(9<<32|1<<31), ntp)
 	require.Equal(t, uint32(5000+45000)+d.out.Offset(), rtp)
 	require.Equal(t, uint32(5900), d.out.LastTimestamp()-d.out.Offset())
-	u.attach(d)
-	require.True(t, u.wanted(l))
-	require.False(t, u.wanted((*u.layers.Load())[0]))
 	d.target(0, 0)
 	require.Equal(t, limits{spatial: 0, temporal: 0}, d.lim)
 }

@@ -14,9 +14,9 @@ import (
 
 const (
 	// gather is how long a sender waits for more before it sends: packets of one frame to one peer meet, and go as one train.
-	gather = time.Millisecond
+	gather = 2 * time.Millisecond
 	// enough is how many datagrams are sent without waiting for more.
-	enough = 128
+	enough = 384
 	// maxWaiting bounds what one sender has not sent yet, in datagrams: 3 MB. A peer's share is maxWaitingPeer, so that
 	// a flood to one leaves room for the others.
 	maxWaiting     = 2048

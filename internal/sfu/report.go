@@ -6,6 +6,9 @@ import (
 	"github.com/pion/rtcp"
 )
 
+// reportsEvery is how often a section is reported on: a receiver takes its clocks from the first report, and corrects them by later ones.
+const reportsEvery = 3 * time.Second
+
 // reportsPerPacket is how many sender reports fit one datagram: 28 bytes each.
 const reportsPerPacket = 32
 
@@ -40,8 +43,18 @@ func (r *reported) roundTrip(lsr, delay uint32, now time.Time) time.Duration {
 	return 0
 }
 
+func (d *down) reportedRecently(now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	last := d.reported.last[(d.reported.next+len(d.reported.last)-1)%len(d.reported.last)]
+	return now.Sub(last.at) < reportsEvery-lookEvery/2
+}
+
 // senderReport is what a section tells of itself, nil while the publisher has told nothing.
 func (d *down) senderReport(now time.Time) *rtcp.SenderReport {
+	if d.reportedRecently(now) {
+		return nil
+	}
 	ntp, ts, ok := d.reportTime(now)
 	if !ok {
 		return nil
