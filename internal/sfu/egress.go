@@ -329,6 +329,16 @@ func (e *egress) adjustLocked(now time.Time) {
 	}
 }
 
+// moved says that the subscriber is reached by another path.
+func (e *egress) moved(now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.est != nil {
+		e.est.Moved(now)
+		e.adjustLocked(now)
+	}
+}
+
 // tell says how much would be sent if the path carried it, in bits a second, and gives what it is known to carry. scarce: it is less.
 func (e *egress) tell(wanted int, now time.Time) (target int, scarce bool) {
 	e.mu.Lock()

@@ -22,6 +22,7 @@ type access struct {
 	out     *egress
 	rate    int  // bits a second; 0: any
 	mute    bool // it says nothing
+	dead    bool // nothing arrives
 	queue   time.Duration
 	began   time.Time
 	freeAt  time.Duration // when the bottleneck has sent what it was given
@@ -54,6 +55,10 @@ func newAccess(out *egress) *access {
 // WriteRTP is how the SFU sends; the egress's lock is held.
 func (a *access) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
 	now := time.Since(a.began)
+	if a.dead {
+		a.dropped++
+		return len(payload), nil
+	}
 	if a.rate > 0 {
 		size := len(payload) + overhead
 		if h.Padding {
@@ -309,6 +314,34 @@ func TestASubscriberWithoutFeedback(t *testing.T) {
 			require.Zero(t, c.peer.srv.metrics.heldBack.Load())
 			require.False(t, c.peer.limited)
 			require.Equal(t, promised, c.peer.out.est != nil)
+		})
+	}
+}
+
+// A relay dies, and the call goes on through another after two seconds: what was lost with it is no sign of a narrow path, and the
+// picture is back at once, as large as before.
+func TestASubscriberWhoseRelayDies(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCall(t)
+			c.acc.rate = 5_000_000
+			c.run(5 * time.Second)
+			before := c.estimate()
+			c.acc.dead = true
+			c.run(2 * time.Second)
+			c.acc.dead = false
+			if told {
+				c.peer.out.moved(time.Now())
+			}
+			c.run(500 * time.Millisecond)
+			require.GreaterOrEqual(t, c.estimate(), before)
+			require.False(t, c.peer.limited)
+			require.Equal(t, 2, c.video.from.order)
+			require.False(t, c.video.starved)
+			require.Zero(t, c.peer.srv.metrics.heldBack.Load())
+			n := len(c.acc.got[11])
+			c.run(time.Second)
+			require.Greater(t, len(c.acc.got[11])-n, 200)
 		})
 	}
 }

@@ -365,6 +365,7 @@ func (p *peer) pathChanged() {
 	if !p.life.connected {
 		return // the first path: nothing flows before DTLS is done, and mediaState will call again
 	}
+	p.out.moved(time.Now())
 	p.refreshPictures()
 	for _, u := range p.ups {
 		u.askKeyframe()

@@ -21,10 +21,11 @@ const (
 	queueFloor   = 25 * time.Millisecond  // a queue shorter than this is jitter, or one large picture
 	queueStands  = 80 * time.Millisecond  // a queue longer than this must shrink even if it does not grow
 	standsFor    = 800 * time.Millisecond
-	narrowFor    = 15 * time.Second // after a sign that the path is full; probes that fail renew it
-	silentAfter  = time.Second      // without feedback the estimate decays
-	growFast     = 0.10             // a second, far from what the path was seen to carry
-	growNear     = 0.03             // a second, near it
+	outage       = 800 * time.Millisecond // after so long a silence of feedback the path was dead, and not full: that delivers, however slowly
+	narrowFor    = 15 * time.Second       // after a sign that the path is full; probes that fail renew it
+	silentAfter  = time.Second            // without feedback the estimate decays
+	growFast     = 0.10                   // a second, far from what the path was seen to carry
+	growNear     = 0.03                   // a second, near it
 	nearCapacity = 0.15
 )
 
@@ -70,11 +71,13 @@ type Estimator struct {
 	probes   prober
 	deaf     time.Time // until then a growing queue is our own probe's
 
-	heard   time.Time // last feedback
+	heard   time.Time // last feedback, or the last decay for want of it
+	spoken  time.Time // last feedback
 	grown   time.Time // last time the estimate grew or was held
 	dropped time.Time // last decrease
 	lastOut time.Time // last packet sent
 	narrow  time.Time // when the path was last seen to carry no more
+	before  float64   // the estimate before it decayed for want of feedback; 0: it has not
 }
 
 // New makes an estimator that knows nothing.
@@ -117,7 +120,7 @@ func (e *Estimator) Sent(seq uint16, size int, at time.Time, probe int) {
 		e.last = n
 	}
 	if e.lastOut.IsZero() || at.Sub(e.lastOut) > silentAfter {
-		e.heard = at // nothing could be heard of before
+		e.heard, e.spoken = at, at // nothing could be heard of before
 	}
 	e.lastOut = at
 	since := at.Sub(e.origin)
@@ -155,10 +158,14 @@ func (e *Estimator) unwrap(seq uint16) int64 {
 
 // Feedback takes one message, acks in the order of their numbers, and moves the estimate.
 func (e *Estimator) Feedback(now time.Time, acks []Ack) {
-	e.heard = now
 	if !e.begun {
+		e.heard = now
 		return
 	}
+	if now.Sub(e.spoken) > outage {
+		e.Moved(now)
+	}
+	e.heard, e.spoken, e.before = now, now, 0
 	var newest time.Duration
 	overuse := false
 	for _, a := range acks {
@@ -336,6 +343,24 @@ func (e *Estimator) probed(now time.Time, r result) {
 	}
 }
 
+// Moved says that packets take another path from now on, or the same after it was dead. What became of those before says nothing of it, and nor does
+// the silence in between. Feedback after a silence is taken for it as well.
+func (e *Estimator) Moved(now time.Time) {
+	for i := range e.history {
+		e.history[i].used = false
+	}
+	if e.begun {
+		e.reported = e.last
+	}
+	e.target = max(e.target, e.before)
+	e.before, e.heard, e.grown = 0, now, now
+	e.loss.forget(now)
+	e.base.reset()
+	e.trend.reset()
+	e.full, e.groups, e.queue, e.queued, e.stood = busy{}, grouping{}, 0, time.Time{}, 0
+	e.probes.open = false
+}
+
 // Probe asks for a cluster of packets, padding if there is nothing else, when more is wanted than the
 // path is known to carry. It is asked about every 20 ms, and hands each cluster out once.
 func (e *Estimator) Probe(now time.Time) (Cluster, bool) {
@@ -352,6 +377,9 @@ func (e *Estimator) Tick(now time.Time) {
 	}
 	e.heard = e.heard.Add(silentAfter / 2)
 	e.grown = now
+	if e.before == 0 {
+		e.before = e.target
+	}
 	if e.target > 150_000 {
 		e.target = max(e.target*0.8, 150_000)
 	}

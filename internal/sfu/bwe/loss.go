@@ -30,6 +30,9 @@ func (l *lossControl) count(received bool) {
 	}
 }
 
+// forget begins a new window.
+func (l *lossControl) forget(now time.Time) { l.got, l.lost, l.since, l.recent = 0, 0, now, l.inherent }
+
 // rests reports whether more is lost than the path's own, so that the rate had better stay.
 func (l *lossControl) rests() bool { return l.recent > l.inherent*1.5+lossFull*2 }
 
