@@ -162,7 +162,13 @@ export class PeerLink {
   // browser leaves a section that addTransceiver made out of its answers and asks for an offer afterwards. It is not used again for another
   // publication: the SFU knows encodings by names that browsers send with the first packets of a source alone.
   private publishLayers(p: Publication, sendEncodings: RTCRtpEncodingParameters[], stream: MediaStream): void {
-    const t = this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream], sendEncodings });
+    const add = (list: RTCRtpEncodingParameters[]) => this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream], sendEncodings: list });
+    let t: RTCRtpTransceiver;
+    try {
+      t = add(sendEncodings);
+    } catch { // a browser none of whose codecs has layers says so (webrtc-svc)
+      t = add(sendEncodings.map((e) => ({ ...e, scalabilityMode: undefined })));
+    }
     this.ups.set(p, t);
     this.layered.set(t, sendEncodings.length);
   }

@@ -7,6 +7,8 @@ const bitrates: readonly (readonly [pixels: number, bps: number])[] = [
 ];
 /** Frames a second of a camera's smaller encodings; the largest has what the camera gives. */
 const smallRate = 20;
+/** Of a camera's encodings: one size, in three rates (webrtc-svc). Firefox, which does not know it, sends one rate. */
+const scalabilityMode = 'L1T3';
 /** Of a screen's smaller encoding, whose text nobody reads: it says what is shown while the path takes no more. */
 const screenRate = 5;
 const screenBitrate = 200_000;
@@ -23,6 +25,8 @@ export interface Encoding {
   scaleResolutionDownBy: number;
   maxBitrate?: number;
   maxFramerate?: number;
+  /** How many frames depend on others: a viewer with too little room for an encoding is sent every second or fourth of them. */
+  scalabilityMode?: string;
   /** false: the picture is too small for it. */
   active: boolean;
 }
@@ -57,7 +61,7 @@ export function encodingsOf(count: number, size: Size, screen: boolean): Encodin
     const whole = scaleResolutionDownBy === 1;
     if (screen) return whole ? e : { ...e, maxBitrate: screenBitrate, maxFramerate: screenRate };
     const maxBitrate = bitrateOf((size.width * size.height) / scaleResolutionDownBy ** 2);
-    return { ...e, maxBitrate, ...(!whole && { maxFramerate: smallRate }) };
+    return { ...e, maxBitrate, scalabilityMode, ...(!whole && { maxFramerate: smallRate }) };
   });
 }
 

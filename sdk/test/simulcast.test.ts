@@ -21,9 +21,9 @@ test('how many encodings a picture is worth', () => {
 
 test('the encodings: small before large, each twice the one before, more bits for more pixels', () => {
   assert.deepEqual(encodingsOf(3, hd, false), [
-    { rid: 'q', active: true, scaleResolutionDownBy: 4, maxBitrate: 160_000, maxFramerate: 20 },
-    { rid: 'h', active: true, scaleResolutionDownBy: 2, maxBitrate: 450_000, maxFramerate: 20 },
-    { rid: 'f', active: true, scaleResolutionDownBy: 1, maxBitrate: 1_700_000 },
+    { rid: 'q', active: true, scaleResolutionDownBy: 4, maxBitrate: 160_000, scalabilityMode: 'L1T3', maxFramerate: 20 },
+    { rid: 'h', active: true, scaleResolutionDownBy: 2, maxBitrate: 450_000, scalabilityMode: 'L1T3', maxFramerate: 20 },
+    { rid: 'f', active: true, scaleResolutionDownBy: 1, maxBitrate: 1_700_000, scalabilityMode: 'L1T3' },
   ]);
   assert.deepEqual(encodingsOf(2, hd, true), [
     { rid: 'h', active: true, scaleResolutionDownBy: 2, maxBitrate: 200_000, maxFramerate: 5 }, { rid: 'f', active: true, scaleResolutionDownBy: 1 },
