@@ -8,15 +8,7 @@ import (
 	"time"
 )
 
-// encoding is what a page sends of its camera, by one of its encodings.
-type encoding struct {
-	RID    string  `json:"rid"`
-	Active bool    `json:"active"` // as it was told to its encoder
-	Bytes  float64 `json:"bytes"`
-	Width  float64 `json:"width"`
-}
-
-// sentNow lists them; not every browser tells in its statistics which are active.
+// sentNow lists the encodings that a page sends of its camera; not every browser tells in its statistics which are active.
 const sentNow = `const out = [];
 	for (const pc of __probe.live()) for (const sender of pc.getSenders()) {
 		if (sender.track?.kind !== 'video') continue;
@@ -28,12 +20,6 @@ const sentNow = `const out = [];
 		}
 	}
 	return out;`
-
-func (p *person) sent() []encoding {
-	var all []encoding
-	p.eval(&all, sentNow)
-	return all
-}
 
 // sends waits until exactly these encodings are active, and until those grow and no other does.
 func (p *person) sends(within time.Duration, rids ...string) moment {
