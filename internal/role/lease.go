@@ -124,6 +124,9 @@ func Lease(ctx context.Context, ns orama.NamespaceID, control string, out io.Wri
 			if told != nil {
 				told.ending()
 			}
+			if errors.Is(err, context.Canceled) {
+				return nil // it ended between two tries: there was no lease to release
+			}
 			return err
 		}
 		h.set("waiting for the TURN server")
