@@ -203,8 +203,13 @@ type binding struct {
 	pt     uint8
 	level  uint8 // id of the audio level extension (RFC 6464), 0: none
 	names  names
+	from   time.Time // before this nothing is sent
 	writer webrtc.TrackLocalWriter
 }
+
+// layerAfter is how long a layer waits after its section was negotiated here. Its answer is on its way to the SFU then, and the SFU's pion gives a source
+// up for good whose first packet comes before it has made the answer's receivers: an encoding's name in a packet is all that it goes by.
+const layerAfter = time.Second
 
 func (u *uplink) ID() string                { return u.id }
 func (u *uplink) RID() string               { return u.rid }
@@ -223,6 +228,9 @@ func (u *uplink) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, er
 			if ext.URI == sdp.AudioLevelURI {
 				b.level = uint8(ext.ID) //nolint:gosec // 1 to 14
 			}
+		}
+		if u.rid != "" {
+			b.from = time.Now().Add(layerAfter)
 		}
 		u.mu.Lock()
 		defer u.mu.Unlock()
@@ -268,7 +276,7 @@ func (u *uplink) writeRTP(p *rtp.Packet) error {
 	u.mu.Lock()
 	b, mid := u.binding, u.mid
 	u.mu.Unlock()
-	if b == nil {
+	if b == nil || u.rid != "" && time.Now().Before(b.from) {
 		return nil
 	}
 	h := p.Header

@@ -66,11 +66,6 @@ func TestRunSimulcast(t *testing.T) {
 	o.Video, o.Audio, o.Duration = load.Simulcast, false, 3*time.Second
 	r, err := load.Run(t.Context(), o, nil)
 	require.NoError(t, err)
-	if len(r.Failures) > 0 { // seen once in a run of all tests side by side, and not explained: a second time is a failure
-		t.Logf("tried again after %v", r.Failures)
-		r, err = load.Run(t.Context(), o, nil)
-		require.NoError(t, err)
-	}
 	require.Empty(t, r.Failures)
 	require.Equal(t, 3, r.Joined)
 	require.Positive(t, r.Video.LatencyMS.Count, "whole frames came through")
