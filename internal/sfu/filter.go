@@ -38,6 +38,7 @@ type section struct {
 	direction string // "sendrecv", "sendonly", "recvonly" or "inactive"
 	rejected  bool   // its port is 0 and it is not bundle-only
 	codecs    []string
+	formats   []string // payload types, the most wanted first
 }
 
 func badSDP(format string, args ...any) error { return fmt.Errorf("sdp: "+format, args...) }
@@ -136,7 +137,7 @@ func (d *description) readSections(parsed *sdp.SessionDescription) error {
 
 func readSection(parsed *sdp.SessionDescription, m *sdp.MediaDescription) (section, error) {
 	mid, _ := m.Attribute(sdp.AttrKeyMID)
-	s := section{mid: mid, kind: m.MediaName.Media, direction: directionOf(parsed, m)}
+	s := section{mid: mid, kind: m.MediaName.Media, direction: directionOf(parsed, m), formats: m.MediaName.Formats}
 	switch {
 	case !validToken(mid, maxMid):
 		return s, badSDP("a section has no mid, or one that is no token of at most %d bytes", maxMid)

@@ -1,6 +1,8 @@
 package sfu
 
 import (
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -114,6 +116,41 @@ func TestACodecChangeIsANewTrack(t *testing.T) {
 	y := bob.hear()
 	y.packet(t)
 	require.Equal(t, webrtc.MimeTypeH264, y.t.Codec().MimeType)
+}
+
+// Whoever offers a section says which codec it would send, the first time and later: the answer goes by that.
+func TestAnAnswerKeepsTheOrderOfTheOffersCodecs(t *testing.T) {
+	w := newWorld(t)
+	alice := w.joinClient(clientOptions{join: &signal.Join{}, setUp: func(c *client) {
+		_, err := c.pc.CreateDataChannel("x", nil) // else the SFU would offer that
+		require.NoError(t, err)
+	}})
+	tr, err := alice.pc.AddTransceiverFromKind(webrtc.RTPCodecTypeVideo, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+	require.NoError(t, err)
+	mimes := []string{webrtc.MimeTypeVP8, webrtc.MimeTypeVP9, webrtc.MimeTypeAV1, webrtc.MimeTypeH264}
+	all := tr.Sender().GetParameters().Codecs
+	for round, first := range []string{webrtc.MimeTypeVP9, webrtc.MimeTypeAV1, webrtc.MimeTypeVP8, webrtc.MimeTypeH264} {
+		var order []webrtc.RTPCodecParameters
+		for _, mime := range append([]string{first}, mimes...) {
+			for _, c := range all {
+				if c.MimeType == mime && !slices.ContainsFunc(order, func(o webrtc.RTPCodecParameters) bool { return o.PayloadType == c.PayloadType }) {
+					order = append(order, c)
+				}
+			}
+		}
+		require.NoError(t, tr.SetCodecPreferences(order))
+		alice.offer()
+		seen := 0
+		text := await(alice.wire, func(*signal.Answer) bool { seen++; return seen > round }).SDP
+		var d sdp.SessionDescription
+		require.NoError(t, d.UnmarshalString(text))
+		got := d.MediaDescriptions[slices.IndexFunc(d.MediaDescriptions, func(m *sdp.MediaDescription) bool { return m.MediaName.Media == "video" })]
+		pt, err := strconv.Atoi(got.MediaName.Formats[0])
+		require.NoError(t, err)
+		codec, err := d.GetCodecForPayloadType(uint8(pt))
+		require.NoError(t, err)
+		require.Equal(t, first, "video/"+codec.Name)
+	}
 }
 
 // Many peers come and go at once; in the end nothing is left of them.

@@ -1,7 +1,11 @@
 package sfu
 
 import (
+	"cmp"
 	"errors"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pion/webrtc/v4"
@@ -248,6 +252,7 @@ func (p *peer) offered(m *signal.Offer) {
 	}
 	restarted := n.ufrag != "" && n.ufrag != d.ufrag
 	p.learn(d, m.Tracks)
+	p.heedOrder(d)
 	answer, err := p.pc.CreateAnswer(nil)
 	var text string
 	if err == nil {
@@ -264,6 +269,31 @@ func (p *peer) offered(m *signal.Offer) {
 	}
 	p.mayRemake(d, true)
 	p.negotiate()
+}
+
+// heedOrder has the answer name the codecs of what the client sends in the order of its offer, as RFC 3264 section 6.1 asks: a browser sends the
+// first of them. pion keeps to that in a section's first answer, and then to what it said there.
+func (p *peer) heedOrder(d description) {
+	for _, tr := range p.pc.GetTransceivers() {
+		n := slices.IndexFunc(d.sections, func(s section) bool { return s.mid == tr.Mid() })
+		if n < 0 || tr.Receiver() == nil || !strings.HasPrefix(d.sections[n].direction, "send") {
+			continue
+		}
+		offered := d.sections[n].formats
+		place := func(c webrtc.RTPCodecParameters) int {
+			if at := slices.Index(offered, strconv.Itoa(int(c.PayloadType))); at >= 0 {
+				return at
+			}
+			return len(offered)
+		}
+		codecs := tr.Receiver().GetParameters().Codecs
+		by := func(a, b webrtc.RTPCodecParameters) int { return cmp.Compare(place(a), place(b)) }
+		if slices.IsSortedFunc(codecs, by) {
+			continue
+		}
+		slices.SortStableFunc(codecs, by)
+		tr.SetCodecPreferences(codecs) //nolint:errcheck // they are its own
+	}
 }
 
 // unhook frees the sections that the client's offer takes back. pion would stop their senders

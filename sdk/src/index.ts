@@ -3,7 +3,7 @@
 export { join, Room } from './room.js';
 export type { JoinOptions, RemotePeer, RemoteTrack, RoomEvents, RoomState } from './room.js';
 export { Publication, capture } from './media.js';
-export type { Device, PublishOptions } from './media.js';
+export type { Device, PublishOptions, VideoCodec } from './media.js';
 export { DataChannel } from './data.js';
 export type { Data, DataOptions } from './data.js';
 export { OramaError } from './errors.js';

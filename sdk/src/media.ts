@@ -22,7 +22,15 @@ export interface PublishOptions {
    * nobody watches are not encoded. false: one size, for a machine that is short of CPU, or a room of two.
    */
   simulcast?: boolean;
+  /**
+   * Video: the codec to send if this browser can encode it; else the one it would send anyway, which is VP8 unless the browser says otherwise. It is
+   * the same for all viewers, and one who cannot decode it is not sent the track: VP8 and H.264 are decoded everywhere, AV1 and VP9 need fewer bits for more CPU.
+   */
+  codec?: VideoCodec;
 }
+
+/** A codec that the SFU forwards with all that it knows of its layers. */
+export type VideoCodec = 'vp8' | 'vp9' | 'h264' | 'av1';
 
 /** What a picture is taken for whose size nobody tells. */
 const usual: Size = { width: 1280, height: 720 };
@@ -111,6 +119,11 @@ export class Publication {
     const { width = usual.width, height = usual.height } = this.track.getSettings();
     const screen = this.source === 'screen' || ['detail', 'text'].includes(this.track.contentHint);
     return encodingsOf(count ?? layersFor({ width, height }, screen), { width, height }, screen);
+  }
+
+  /** The codec that is preferred, if there is one for this kind. */
+  get codec(): VideoCodec | undefined {
+    return this.kind === 'video' ? this.options.codec : undefined;
   }
 
   /** Sends silence or black, and tells the others. A camera that the SDK opened is released. */

@@ -4,7 +4,7 @@
 import type { DataChannel } from './data.js';
 import { OramaError } from './errors.js';
 import { type Flow, type Expected, FlowWatch, type Sample } from './flow.js';
-import type { Publication } from './media.js';
+import type { Publication, VideoCodec } from './media.js';
 import type { CandidateInit, ClientMessage, Credentials, TrackRef, Wanted } from './protocol.js';
 import { counters, type RoomStats, StatsReader } from './stats.js';
 
@@ -141,7 +141,7 @@ export class PeerLink {
   publish(p: Publication): void {
     const stream = new MediaStream([p.media]);
     const encodings = p.encodings();
-    if (encodings.length > 0) return this.publishLayers(p, encodings, stream);
+    if (encodings.length > 0 || p.codec) return this.publishApart(p, encodings, stream);
     if (!this.started) {
       const sender = this.pc.addTrack(p.media, stream);
       this.take(p, this.pc.getTransceivers().find((t) => t.sender === sender)!);
@@ -160,15 +160,17 @@ export class PeerLink {
 
   // Simulcast needs a section of our own, which we offer: the SFU's offers cannot ask for it (its pion has no words for that), so a
   // browser leaves a section that addTransceiver made out of its answers and asks for an offer afterwards. It is not used again for another
-  // publication: the SFU knows encodings by names that browsers send with the first packets of a source alone.
-  private publishLayers(p: Publication, sendEncodings: RTCRtpEncodingParameters[], stream: MediaStream): void {
-    const add = (list: RTCRtpEncodingParameters[]) => this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream], sendEncodings: list });
+  // publication: the SFU knows encodings by names that browsers send with the first packets of a source alone. So does a codec of one's own choice: a
+  // browser sends what comes first in the description of whoever has offered.
+  private publishApart(p: Publication, sendEncodings: RTCRtpEncodingParameters[], stream: MediaStream): void {
+    const add = (list: RTCRtpEncodingParameters[]) => this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream], ...(list.length > 0 && { sendEncodings: list }) });
     let t: RTCRtpTransceiver;
     try {
       t = add(sendEncodings);
     } catch { // a browser none of whose codecs has layers says so (webrtc-svc)
       t = add(sendEncodings.map((e) => ({ ...e, scalabilityMode: undefined })));
     }
+    if (p.codec) favour(t, p.codec);
     this.ups.set(p, t);
     this.layered.set(t, sendEncodings.length);
   }
@@ -359,6 +361,15 @@ function configuration(c: Credentials): RTCConfiguration {
     iceTransportPolicy: 'relay',
     bundlePolicy: 'max-bundle',
   };
+}
+
+/** Has a codec come first among those that a section is offered with; the others stay, for whoever has no encoder of it. */
+function favour(t: RTCRtpTransceiver, codec: VideoCodec): void {
+  const known = RTCRtpReceiver.getCapabilities?.('video')?.codecs ?? [];
+  const first = known.filter((c) => c.mimeType.toLowerCase() === `video/${codec}`);
+  if (first.length === 0) return;
+  // Of H.264 and VP9 there are profiles: a browser lists first what it does best, and that is what others decode.
+  t.setCodecPreferences([...first, ...known.filter((c) => !first.includes(c))]);
 }
 
 /** The mids of a description's sections on which its sender wants to receive. */

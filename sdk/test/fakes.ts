@@ -114,6 +114,8 @@ class FakeSender {
 export class FakeTransceiver {
   mid: string | null = null;
   currentDirection: string | null = null;
+  /** What setCodecPreferences was told, in MIME types. */
+  codecs: string[] = [];
   readonly receiver: { track: FakeTrack };
   constructor(
     private readonly pc: FakePC, readonly kind: 'audio' | 'video', readonly sender: FakeSender,
@@ -127,6 +129,9 @@ export class FakeTransceiver {
   set direction(d: string) {
     this.way = d;
     this.pc.need();
+  }
+  setCodecPreferences(list: { mimeType: string }[]): void {
+    this.codecs = list.map((c) => c.mimeType);
   }
 }
 
@@ -332,6 +337,7 @@ export function browser(t: TestContext): FakePage {
   };
   put('WebSocket', FakeSocket);
   put('RTCPeerConnection', FakePC);
+  put('RTCRtpReceiver', { getCapabilities: () => ({ codecs: ['VP8', 'rtx', 'VP9', 'H264', 'H264'].map((name) => ({ mimeType: `video/${name}` })) }) });
   put('MediaStream', class { constructor(readonly tracks: unknown[]) {} });
   put('addEventListener', page.addEventListener.bind(page));
   put('removeEventListener', page.removeEventListener.bind(page));

@@ -76,6 +76,23 @@ test('a camera is offered as simulcast once the first offer is answered', async 
   assert.deepEqual(FakeSocket.last.find('offer')!.tracks!.map((r) => [r.mid, r.source]), [[layered()[0]!.mid, 'camera']]);
 });
 
+test('a codec of choice comes first in a section of its own, with simulcast and without', async (t) => {
+  for (const [size, simulcast, encodings] of [[hd, true, 3], [hd, false, 1], [{ width: 300, height: 200 }, true, 1]] as const) {
+    await t.test(`${size.width} ${simulcast}`, async (t) => {
+      await enter(t, size, { codec: 'h264', simulcast });
+      const own = FakePC.last.transceivers.find((x) => x.codecs.length > 0)!;
+      assert.equal(own.direction, 'sendonly');
+      assert.deepEqual(own.codecs, ['video/H264', 'video/H264', 'video/VP8', 'video/rtx', 'video/VP9']);
+      assert.equal(own.sender.getParameters().encodings.length, encodings);
+      assert.deepEqual(FakeSocket.last.find('offer')!.tracks!.map((r) => [r.mid, r.source]), [[own.mid, 'camera']]);
+    });
+  }
+  await t.test('one that this browser does not have', async (t) => {
+    await enter(t, hd, { codec: 'av1' });
+    assert.deepEqual(layered()[0]!.codecs, [], 'everything stays as it is');
+  });
+});
+
 test('simulcast: false, and a small picture, take the first slot', async (t) => {
   for (const [size, options] of [[hd, { simulcast: false }], [{ width: 300, height: 200 }, {}]] as const) {
     await t.test(JSON.stringify(options), async (u) => {

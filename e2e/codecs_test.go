@@ -1,0 +1,149 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// videoCodecs are those that the SFU knows the layers of, as the SDK names them.
+var videoCodecs = []string{"vp8", "vp9", "h264", "av1"}
+
+// coders is what a browser says of itself: the codecs that it encodes and decodes.
+type coders struct{ Sends, Receives []string }
+
+const codersNow = `const list = (o) => [...new Set(o.getCapabilities('video').codecs.map((c) => c.mimeType.toLowerCase().replace('video/', '')))];
+	return { sends: list(RTCRtpSender), receives: list(RTCRtpReceiver) };`
+
+// sight is what a person was shown of somebody's video for a while.
+type sight struct {
+	Codec  string  `json:"codec"`
+	Width  float64 `json:"width"`
+	Frames float64 `json:"frames"`
+	Gap    float64 `json:"gap"` // ms, the longest without a new frame
+}
+
+// publishes has a person send a camera with a codec, in the place of the one before, and gives the track's id.
+func (p *person) publishes(c *cluster, codec string, camera map[string]any) (track string) {
+	p.t.Helper()
+	p.eval(nil, `const { capture } = await import(args[0]);
+		[...participant.room.publications].find((p) => p.kind === 'video')?.stop();
+		await participant.room.publish(await capture('camera', args[2]), { source: 'camera', codec: args[1] });`, c.Gateways[0]+"/sdk/orama.js", codec, camera)
+	return p.sendsTrack("")
+}
+
+// sendsTrack waits until a person's camera is a track of the room, and another one than before.
+func (p *person) sendsTrack(before string) (track string) {
+	p.t.Helper()
+	id := `[...participant.room.publications].find((p) => p.kind === 'video')?.id`
+	p.until(10*time.Second, "the camera is published", "("+id+" ?? args[0]) !== args[0]", before)
+	p.eval(&track, "return "+id)
+	return track
+}
+
+// shows waits until the people are shown tracks in a codec and a size, each by its id, then looks at all for a while.
+func (m *meeting) shows(tracks map[*person][]string, codec string, width int, while time.Duration) {
+	m.t.Helper()
+	for p, ids := range tracks {
+		p.until(15*time.Second, "frames of "+codec, `(async () => {
+			for (const id of args[0]) {
+				const f = await participant.frames(id);
+				if (!(f?.frames > 0 && f.codec === args[1])) return id + ': ' + JSON.stringify(f);
+			}
+			return true;
+		})()`, ids, codec, width)
+	}
+	began := time.Now()
+	for p, ids := range tracks {
+		p.eval(nil, "participant.looking = participant.lookAt(...args)", ids, while.Milliseconds())
+	}
+	for p, ids := range tracks {
+		var all []sight
+		p.eval(&all, "return participant.looking")
+		for n, s := range all {
+			m.t.Logf("%s saw %s: %s, %.0f pixels wide, %.0f frames in %v, longest gap %.0f ms", p.user, ids[n], s.Codec, s.Width, s.Frames, while, s.Gap)
+			require.Equal(m.t, codec, s.Codec)
+			gap := time.Duration(s.Gap * float64(time.Millisecond))
+			if s.Frames == 0 || gap > time.Second && gap > held(m.t, time.Second, began) {
+				m.t.Errorf("%s does not see %s: %s", p.user, ids[n], p.state())
+			}
+		}
+	}
+}
+
+// toAll has everybody in the list be shown one track.
+func toAll(people []*person, id string) map[*person][]string {
+	out := map[*person][]string{}
+	for _, p := range people {
+		out[p] = []string{id}
+	}
+	return out
+}
+
+// Whatever codec somebody sends, all who can decode it see it, and who cannot is sent nothing of it: one after another in one room, between
+// different browsers, each in two encodings. Then a sender changes its codec without a word, and by a new description with an ICE restart.
+func TestCodecs(t *testing.T) {
+	c := up(t)
+	m := c.meeting(t, c.Namespace, "codecs")
+	camera := map[string]any{"width": 640, "height": 360, "frameRate": 10} // what two encodings need
+	m.camera = camera
+	ada, bob := m.enter(chromium, "ada"), m.enter(firefox, "bob")
+	m.camera = map[string]any{"width": 160, "height": 90, "frameRate": 5}
+	m.enter(chromium, "eve")
+	m.allMeet(30 * time.Second)
+	can := map[*person]coders{}
+	for _, p := range m.people {
+		var has coders
+		p.eval(&has, codersNow)
+		can[p] = has
+	}
+	for _, codec := range videoCodecs {
+		t.Run(codec, func(t *testing.T) {
+			m.in(t)
+			shown := map[*person][]string{}
+			for _, from := range []*person{ada, bob} {
+				if !slices.Contains(can[from].Sends, codec) { // Firefox has H.264 of a plugin that it loads where it has the Internet
+					t.Logf("%s cannot send %s, but %s", from.user, codec, strings.Join(can[from].Sends, ", "))
+					continue
+				}
+				id := from.publishes(c, codec, camera)
+				for _, to := range m.without(from) {
+					if slices.Contains(can[to].Receives, codec) {
+						shown[to] = append(shown[to], id)
+						continue
+					}
+					t.Logf("%s cannot receive %s, but %s", to.user, codec, strings.Join(can[to].Receives, ", "))
+					defer to.until(time.Second, "nothing is sent that cannot be decoded", "participant.frames(args[0]).then((f) => f === null)", id)
+				}
+				from.until(10*time.Second, "two encodings are sent", "(async () => (await (async () => {"+sentNow+"})()).filter((e) => e.active && e.bytes > 0).length >= 2)()")
+			}
+			m.shows(shown, codec, 640, time.Second)
+		})
+	}
+	for _, change := range []struct{ name, script string }{
+		{"by itself", `const p = t.sender.getParameters();
+			for (const e of p.encodings) e.codec = RTCRtpSender.getCapabilities('video').codecs.find((c) => c.mimeType === 'video/VP9');
+			await t.sender.setParameters(p);`},
+		{"by renegotiation", `const all = RTCRtpReceiver.getCapabilities('video').codecs;
+			t.setCodecPreferences([...all.filter((c) => c.mimeType === 'video/VP9'), ...all.filter((c) => c.mimeType !== 'video/VP9')]);
+			pc.restartIce();`},
+	} {
+		t.Run("change "+change.name, func(t *testing.T) {
+			m.in(t)
+			id := ada.publishes(c, "vp8", camera)
+			m.shows(toAll(m.without(ada), id), "vp8", 640, 300*time.Millisecond)
+			asked := at(time.Now())
+			ada.eval(nil, `const pc = __probe.live()[0];
+				const t = pc.getTransceivers().find((t) => t.sender.track?.kind === 'video' && t.currentDirection === 'sendonly');
+				`+change.script)
+			id = ada.sendsTrack(id)
+			t.Logf("there is a track of another codec %s after the change", ms(at(time.Now()).since(asked)))
+			m.shows(toAll(m.without(ada), id), "vp9", 640, time.Second)
+		})
+	}
+}
