@@ -3,6 +3,9 @@
 package e2e
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +25,8 @@ const codersNow = `const list = (o) => [...new Set(o.getCapabilities('video').co
 
 // sight is what a person was shown of somebody's video for a while.
 type sight struct {
+	by     *person
+	id     string
 	Codec  string  `json:"codec"`
 	Width  float64 `json:"width"`
 	Frames float64 `json:"frames"`
@@ -51,29 +56,40 @@ func (m *meeting) shows(tracks map[*person][]string, codec string, width int, wh
 	m.t.Helper()
 	for p, ids := range tracks {
 		p.until(15*time.Second, "frames of "+codec, `(async () => {
+			const all = await participant.frames();
 			for (const id of args[0]) {
-				const f = await participant.frames(id);
-				if (!(f?.frames > 0 && f.codec === args[1])) return id + ': ' + JSON.stringify(f);
+				const f = all[id];
+				if (!(f?.frames > 0 && f.codec === args[1] && f.width === args[2])) return id + ': ' + JSON.stringify(f);
 			}
 			return true;
 		})()`, ids, codec, width)
 	}
+	for _, s := range m.look(tracks, while) {
+		m.t.Logf("%s saw %s: %s, %.0f pixels wide, %.0f frames in %v, longest gap %.0f ms", s.by.user, s.id, s.Codec, s.Width, s.Frames, while, s.Gap)
+		require.Equal(m.t, codec, s.Codec)
+	}
+}
+
+// look has the people watch tracks for a while: of each something new comes all the time.
+func (m *meeting) look(tracks map[*person][]string, while time.Duration) (out []sight) {
+	m.t.Helper()
 	began := time.Now()
 	for p, ids := range tracks {
-		p.eval(nil, "participant.looking = participant.lookAt(...args)", ids, while.Milliseconds())
+		p.eval(nil, "participant.looking = participant.lookAt(...args)", ids, while.Milliseconds(), 25*len(ids))
 	}
 	for p, ids := range tracks {
 		var all []sight
 		p.eval(&all, "return participant.looking")
 		for n, s := range all {
-			m.t.Logf("%s saw %s: %s, %.0f pixels wide, %.0f frames in %v, longest gap %.0f ms", p.user, ids[n], s.Codec, s.Width, s.Frames, while, s.Gap)
-			require.Equal(m.t, codec, s.Codec)
+			s.by, s.id = p, ids[n]
 			gap := time.Duration(s.Gap * float64(time.Millisecond))
 			if s.Frames == 0 || gap > time.Second && gap > held(m.t, time.Second, began) {
-				m.t.Errorf("%s does not see %s: %s", p.user, ids[n], p.state())
+				m.t.Errorf("%s is shown nothing of %s for %v: %+v", p.user, s.id, gap, s)
 			}
+			out = append(out, s)
 		}
 	}
+	return out
 }
 
 // toAll has everybody in the list be shown one track.
@@ -83,6 +99,45 @@ func toAll(people []*person, id string) map[*person][]string {
 		out[p] = []string{id}
 	}
 	return out
+}
+
+// tracks lists the ids of what a person sends, by source.
+func (p *person) tracks(n int) (ids map[string]string) {
+	p.t.Helper()
+	p.until(20*time.Second, fmt.Sprintf("%d tracks are published", n), "[...participant.room.publications].filter((p) => p.id).length === args[0]", n)
+	p.eval(&ids, "return Object.fromEntries([...participant.room.publications].map((p) => [p.source, p.id]))")
+	return ids
+}
+
+// Two people show a screen beside the camera, and send eight tracks each in all: everybody is shown each of them.
+func TestEightTracks(t *testing.T) {
+	c := up(t)
+	m := c.meeting(t, c.Namespace, "eight")
+	m.camera = map[string]any{"width": 160, "height": 90, "frameRate": 5}
+	ada, bob := m.enter(chromium, "ada"), m.enter(firefox, "bob")
+	m.enter(chromium, "eve")
+	began := time.Now()
+	ada.eval(nil, "return participant.sendMore(3, 2, false)")
+	bob.eval(nil, "return participant.sendMore(3, 2, true)")
+	seen := map[*person][]string{}
+	for _, from := range []*person{ada, bob} {
+		sources := from.tracks(8)
+		require.Len(t, sources, 8, "each has a source of its own: %v", sources)
+		for _, to := range m.without(from) {
+			seen[to] = append(seen[to], slices.Collect(maps.Values(sources))...)
+		}
+	}
+	for p, ids := range seen {
+		p.until(20*time.Second, "all of it arrives", `(async () => {
+			const all = await participant.frames();
+			const missing = args[0].filter((id) => !(all[id]?.frames > 0));
+			return missing.length === 0 ? true : missing.join();
+		})()`, ids)
+	}
+	t.Logf("everybody has all of it %s after the first began to send", ms(time.Since(began)))
+	all := m.look(seen, 2*time.Second)
+	worst := slices.MaxFunc(all, func(a, b sight) int { return cmp.Compare(a.Gap, b.Gap) })
+	t.Logf("of %d subscriptions the longest gap within 2 s was %.0f ms: %+v", len(all), worst.Gap, worst)
 }
 
 // Whatever codec somebody sends, all who can decode it see it, and who cannot is sent nothing of it: one after another in one room, between
@@ -118,7 +173,7 @@ func TestCodecs(t *testing.T) {
 						continue
 					}
 					t.Logf("%s cannot receive %s, but %s", to.user, codec, strings.Join(can[to].Receives, ", "))
-					defer to.until(time.Second, "nothing is sent that cannot be decoded", "participant.frames(args[0]).then((f) => f === null)", id)
+					defer to.until(time.Second, "nothing is sent that cannot be decoded", "participant.frames().then((all) => !all[args[0]])", id)
 				}
 				from.until(10*time.Second, "two encodings are sent", "(async () => (await (async () => {"+sentNow+"})()).filter((e) => e.active && e.bytes > 0).length >= 2)()")
 			}
