@@ -41,7 +41,7 @@ var layers = []struct {
 // apart are the packages that stand beside the table, with all of this module that they may import.
 var apart = map[string][]string{
 	"client":               {"", "internal/signal"},
-	"e2e":                  {},
+	"e2e":                  {"client", "client/media"}, // which strangers have too
 	"bench":                nil,
 	"internal/testnet":     nil, // tests only: anything
 	"internal/testcluster": nil,

@@ -63,6 +63,7 @@ func (m *meeting) shows(tracks map[*person][]string, codec string, width int, wh
 			}
 			return true;
 		})()`, ids, codec, width)
+		m.t.Logf("%d %s sees all", time.Now().UnixMilli()%1000000, p.user)
 	}
 	for _, s := range m.look(tracks, while) {
 		m.t.Logf("%s saw %s: %s, %.0f pixels wide, %.0f frames in %v, longest gap %.0f ms", s.by.user, s.id, s.Codec, s.Width, s.Frames, while, s.Gap)
@@ -175,7 +176,9 @@ func TestCodecs(t *testing.T) {
 					t.Logf("%s cannot receive %s, but %s", to.user, codec, strings.Join(can[to].Receives, ", "))
 					defer to.until(time.Second, "nothing is sent that cannot be decoded", "participant.frames().then((all) => !all[args[0]])", id)
 				}
+				t.Logf("%d published", time.Now().UnixMilli()%1000000)
 				from.until(10*time.Second, "two encodings are sent", "(async () => (await (async () => {"+sentNow+"})()).filter((e) => e.active && e.bytes > 0).length >= 2)()")
+				t.Logf("%d two encodings", time.Now().UnixMilli()%1000000)
 			}
 			m.shows(shown, codec, 640, time.Second)
 		})

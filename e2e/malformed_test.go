@@ -86,7 +86,7 @@ func TestMalformed(t *testing.T) {
 }
 
 // vital is what a process holds.
-type vital struct{ files, goroutines int }
+type vital struct{ files, goroutines, memory int }
 
 // vitals looks at every process of the cluster, by kind, node and pid.
 func (c *cluster) vitals(t testing.TB) map[string]vital {
@@ -97,7 +97,7 @@ func (c *cluster) vitals(t testing.TB) map[string]vital {
 			"node": {" node run ", "/" + n.ID + "/"}, "turn": {" turn run ", "/" + n.ID + "/"}, "sfu": {" sfu run ", "/" + n.ID + "/sfu-" + c.Namespace + ".sock"},
 		} {
 			for _, pid := range named(t, words...) {
-				v := vital{files: openFiles(pid)}
+				v := vital{files: openFiles(pid), memory: resident(pid)}
 				if kind != "node" {
 					socket := map[string]string{"turn": "turn.sock", "sfu": "sfu-" + c.Namespace + ".sock"}[kind]
 					v.goroutines = goroutines(t, filepath.Join(c.dir, n.ID, socket))

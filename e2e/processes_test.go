@@ -96,6 +96,16 @@ func openFiles(pid int) int {
 	return len(entries)
 }
 
+// resident gives a process's memory, in bytes.
+func resident(pid int) int {
+	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if f := strings.Fields(string(raw)); len(f) > 1 {
+		pages, _ := strconv.Atoi(f[1])
+		return pages * os.Getpagesize()
+	}
+	return 0
+}
+
 // eventually asks until the answer is empty, and gives how long that took. What keeps it from being empty
 // is the failure's message.
 func eventually(t testing.TB, within time.Duration, wrong func() string) time.Duration {
