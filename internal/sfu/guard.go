@@ -13,6 +13,9 @@ import (
 // errNotRelay is what writing to anything but a relay gives.
 var errNotRelay = errors.New("sfu: the address is not a relay of this namespace")
 
+// errNoPath is what sending to a peer gives that nothing has come from.
+var errNoPath = errors.New("sfu: no media has come from the peer yet")
+
 // sources is an immutable set of address and port blocks.
 type sources map[netip.Addr][]orama.PortRange
 

@@ -30,8 +30,8 @@ type pathMux struct {
 
 func newPathMux(m ice.UDPMux) *pathMux { return &pathMux{UDPMux: m, paths: map[string]*path{}} }
 
-// GetConn is how an ICE agent gets its share of the socket.
-func (m *pathMux) GetConn(ufrag string, addr net.Addr) (net.PacketConn, error) {
+// share gives an ICE agent of a peer its share of the socket.
+func (m *pathMux) share(ufrag string, addr net.Addr, r *route) (net.PacketConn, error) {
 	conn, err := m.UDPMux.GetConn(ufrag, addr)
 	if err != nil {
 		return nil, err
@@ -40,10 +40,7 @@ func (m *pathMux) GetConn(ufrag string, addr net.Addr) (net.PacketConn, error) {
 	if !ok {
 		return conn, nil // never with our guard; without it nothing is followed
 	}
-	p := &path{PacketConn: conn, direct: direct, checked: map[netip.AddrPort]struct{}{}}
-	if m.out != nil {
-		p.out, p.allowed = m.out.outlet(), m.allowed
-	}
+	p := &path{PacketConn: conn, direct: direct, route: r, checked: map[netip.AddrPort]struct{}{}}
 	p.gone = func() { m.forget(ufrag, p) }
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -81,11 +78,10 @@ func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, _ *ice.Cand
 // path is one ICE agent's share of the socket.
 type path struct {
 	net.PacketConn
-	direct  ice.AddrPortReaderWriter
-	out     *outlet                   // nil: straight
-	allowed func(netip.AddrPort) bool // whom out may send to
-	gone    func()
-	media   atomic.Pointer[netip.AddrPort] // where the newest packet beside STUN came from; nil: none did
+	direct ice.AddrPortReaderWriter
+	route  *route
+	gone   func()
+	media  atomic.Pointer[netip.AddrPort] // where the newest packet beside STUN came from; nil: none did
 
 	mu      sync.Mutex
 	checked map[netip.AddrPort]struct{} // guarded by mu: whose checks had the right password
@@ -118,6 +114,7 @@ func (p *path) moved(from netip.AddrPort) {
 	at := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	if _, ok := p.checked[at]; ok {
 		p.media.Store(&at)
+		p.route.at.Store(&at)
 	}
 }
 
@@ -132,13 +129,13 @@ func (p *path) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if at := p.media.Load(); at != nil {
 		to = *at
 	}
-	if p.out == nil || !isRTP(b) || len(b) > maxPacket {
+	if p.route.out == nil || !isRTP(b) || len(b) > maxPacket {
 		return p.direct.WriteToAddrPort(b, to)
 	}
-	if !p.allowed(to) {
+	if !p.route.allowed(to) {
 		return 0, errNotRelay
 	}
-	p.out.put(b, to) // lost where there is no room
+	p.route.out.put(b, to) // lost where there is no room
 	return len(b), nil
 }
 

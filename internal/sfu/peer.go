@@ -12,6 +12,7 @@ import (
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/sfu/allot"
+	"orama.network/orama/internal/sfu/srtp"
 	"orama.network/orama/internal/signal"
 )
 
@@ -165,7 +166,9 @@ func (p *peer) start(q joinRequest, m *signal.Joined, tracks []*published, copie
 
 // connect makes the PeerConnection. Its callbacks only post.
 func (p *peer) connect() error {
-	api, err := p.srv.engine.Load().api(&taps{out: p.out, flood: func() { p.post(p.flooded) }})
+	engine, heard := p.srv.engine.Load(), &srtp.Handshake{}
+	p.out.secure.to, p.out.secure.heard = engine.mux.route(), heard
+	api, err := engine.api(&taps{out: p.out, flood: func() { p.post(p.flooded) }}, p.out.secure.to, heard)
 	if err != nil {
 		return err
 	}
@@ -180,6 +183,11 @@ func (p *peer) connect() error {
 	p.pc = pc
 	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) { p.post(func() { p.mediaState(s) }) })
 	pc.OnTrack(func(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) { p.post(func() { p.trackArrived(t, r) }) })
+	pc.SCTP().Transport().OnStateChange(func(s webrtc.DTLSTransportState) {
+		if s == webrtc.DTLSTransportStateConnected {
+			p.out.secure.up.Store(true)
+		}
+	})
 	pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) { p.post(p.pathChanged) })
 	pc.OnDataChannel(p.channelArrived)
 	return nil

@@ -1,0 +1,121 @@
+package sfu
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/pion/ice/v4"
+
+	"orama.network/orama/internal/sfu/srtp"
+)
+
+// route is where one peer's media goes, whichever ICE session it is of: to where the peer's own comes from, by the peer's place among the
+// senders. It is the ICE agents' UDPMux.
+type route struct {
+	*pathMux
+	out *outlet                        // nil: there is no sender
+	at  atomic.Pointer[netip.AddrPort] // nil: nothing has come
+}
+
+// route gives a peer its own.
+func (m *pathMux) route() *route {
+	r := &route{pathMux: m}
+	if m.out != nil {
+		r.out = m.out.outlet()
+	}
+	return r
+}
+
+// GetConn is how an ICE agent gets its share of the socket.
+func (r *route) GetConn(ufrag string, addr net.Addr) (net.PacketConn, error) {
+	return r.share(ufrag, addr, r)
+}
+
+var _ ice.UDPMux = (*route)(nil)
+
+// secrets are what a peer's connection protects media with. Its egress's lock guards all but up.
+type secrets struct {
+	to    *route          // nil: there is no connection, and writers are as they came
+	heard *srtp.Handshake // with the client
+	up    atomic.Bool     // the handshake is over, and the client is who it should be
+
+	begun   bool         // seal is known: for the whole life of the connection, as no nonce may be used by two senders
+	seal    *srtp.Sealer // nil: pion does it
+	streams map[uint32]*stream
+	buf     [maxPacket]byte
+}
+
+// stream is one SSRC, through all negotiations of its section: neither its numbers nor its rollovers begin anew.
+type stream struct {
+	srtp.Stream
+	rtxSeq uint16 // of the last packet, if it is one of retransmissions
+}
+
+// stream gives that of an SSRC. A connection has two for each of its sections.
+func (s *secrets) stream(ssrc uint32) *stream {
+	if s.streams == nil {
+		s.streams = map[uint32]*stream{}
+	}
+	x := s.streams[ssrc]
+	if x == nil {
+		x = &stream{}
+		s.streams[ssrc] = x
+	}
+	return x
+}
+
+// bind makes b's packets go this way.
+func (s *secrets) bind(b *binding) {
+	b.rtx = s.stream(b.rtxSSRC)
+	if s.to != nil && s.to.out != nil {
+		b.writer = &secureWriter{secrets: s, plain: b.writer, ssrc: b.ssrc, media: &s.stream(b.ssrc).Stream, rtx: &b.rtx.Stream}
+	}
+}
+
+// ready reports whether something can be sent.
+func (s *secrets) ready() bool {
+	if !s.begun && s.up.Load() {
+		s.begun = true
+		s.seal, _ = s.heard.Sealer() // an error: another protection than AES-GCM, or a client that would not begin the handshake
+	}
+	return s.begun
+}
+
+// secureWriter protects the packets of one section, and puts them among what is sent: without pion, whose sessions, counters and candidates
+// cost more than the cipher. What it has no keys for, pion protects.
+type secureWriter struct {
+	*secrets
+	plain      io.Writer
+	ssrc       uint32
+	media, rtx *srtp.Stream
+}
+
+// Write takes a whole RTP packet. The egress's lock is held.
+func (w *secureWriter) Write(b []byte) (int, error) {
+	if !w.ready() {
+		return 0, errNoPath
+	}
+	if w.seal == nil {
+		return w.plain.Write(b)
+	}
+	at := w.to.at.Load()
+	if at == nil {
+		return 0, errNoPath
+	}
+	if !w.to.allowed(*at) {
+		return 0, errNotRelay
+	}
+	stream := w.rtx
+	if binary.BigEndian.Uint32(b[8:]) == w.ssrc {
+		stream = w.media
+	}
+	out, err := w.seal.Seal(w.buf[:0], b, stream)
+	if err != nil {
+		return 0, err
+	}
+	w.to.out.put(out, *at) // lost where there is no room
+	return len(b), nil
+}
