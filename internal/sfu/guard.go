@@ -42,6 +42,7 @@ type guard struct {
 	*net.UDPConn
 	in       *inlet
 	out      *outbox
+	hear     func(b []byte, from netip.AddrPort) bool // takes what needs not go through pion; nil: nothing
 	allowed  atomic.Pointer[sources]
 	filtered atomic.Uint64 // packets dropped on their way in
 }
@@ -77,7 +78,12 @@ func (g *guard) allow(relays []plan.RelaySource) {
 
 // ReadFromAddrPort is how pion's mux reads (ice.AddrPortReaderWriter). It has one caller at a time.
 func (g *guard) ReadFromAddrPort(b []byte) (int, netip.AddrPort, error) {
-	return g.in.read(b, g.mayReach, &g.filtered)
+	for {
+		n, from, err := g.in.read(b, g.mayReach, &g.filtered)
+		if err != nil || g.hear == nil || !g.hear(b[:n], from) {
+			return n, from, err
+		}
+	}
 }
 
 // ReadFrom is net.PacketConn's.

@@ -193,7 +193,7 @@ func TestTheFilterLeavesLittleToStumbleOver(t *testing.T) {
 			continue
 		}
 		passed++
-		api, err := engine.api(&taps{}, engine.mux.route(), &srtp.Handshake{})
+		api, err := engine.api(&taps{}, engine.mux.route(newEgress(newMetrics(), func() {})), &srtp.Handshake{})
 		require.NoError(t, err)
 		pc, err := api.NewPeerConnection(webrtc.Configuration{Certificates: w.srv.certificates})
 		require.NoError(t, err)

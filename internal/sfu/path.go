@@ -24,11 +24,16 @@ type pathMux struct {
 	out     *outbox                   // nil: what is sent goes straight to the socket
 	allowed func(netip.AddrPort) bool // whom out may send to
 
-	mu    sync.Mutex
-	paths map[string]*path // guarded by mu; by our ufrag
+	mu     sync.RWMutex
+	paths  map[string]*path          // guarded by mu; by our ufrag
+	routes map[netip.AddrPort]*route // guarded by mu; by where the peer's media comes from now
+
+	plain [maxPacket]byte // the socket's reader alone
 }
 
-func newPathMux(m ice.UDPMux) *pathMux { return &pathMux{UDPMux: m, paths: map[string]*path{}} }
+func newPathMux(m ice.UDPMux) *pathMux {
+	return &pathMux{UDPMux: m, paths: map[string]*path{}, routes: map[netip.AddrPort]*route{}}
+}
 
 // share gives an ICE agent of a peer its share of the socket.
 func (m *pathMux) share(ufrag string, addr net.Addr, r *route) (net.PacketConn, error) {
@@ -64,9 +69,9 @@ func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, _ *ice.Cand
 		return false
 	}
 	ufrag, _, _ := strings.Cut(user.String(), ":")
-	m.mu.Lock()
+	m.mu.RLock()
 	p := m.paths[ufrag]
-	m.mu.Unlock()
+	m.mu.RUnlock()
 	if p == nil {
 		return false
 	}
@@ -89,6 +94,9 @@ type path struct {
 
 // isSTUN tells the protocols on the socket apart by the first byte (RFC 7983).
 func isSTUN(b []byte) bool { return len(b) > 0 && b[0] < 4 }
+
+// isRTCP tells reports and feedback from media (RFC 5761 section 4).
+func isRTCP(b []byte) bool { return len(b) > 1 && b[0]>>6 == 2 && b[1] >= 192 && b[1] <= 223 }
 
 // isRTP tells media from what is rare and must not wait for others: reports, keyframe requests, DTLS (RFC 7983, RFC 5761 section 4).
 func isRTP(b []byte) bool { return len(b) > 1 && b[0]>>6 == 2 && (b[1] < 192 || b[1] > 223) }
@@ -114,7 +122,7 @@ func (p *path) moved(from netip.AddrPort) {
 	at := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	if _, ok := p.checked[at]; ok {
 		p.media.Store(&at)
-		p.route.at.Store(&at)
+		p.route.moved(&at)
 	}
 }
 

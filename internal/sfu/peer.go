@@ -167,7 +167,7 @@ func (p *peer) start(q joinRequest, m *signal.Joined, tracks []*published, copie
 // connect makes the PeerConnection. Its callbacks only post.
 func (p *peer) connect() error {
 	engine, heard := p.srv.engine.Load(), &srtp.Handshake{}
-	p.out.secure.to, p.out.secure.heard = engine.mux.route(), heard
+	p.out.secure.to, p.out.secure.heard = engine.mux.route(p.out), heard
 	api, err := engine.api(&taps{out: p.out, flood: func() { p.post(p.flooded) }}, p.out.secure.to, heard)
 	if err != nil {
 		return err
@@ -286,6 +286,9 @@ func (p *peer) stop() { p.stopped = true }
 func (p *peer) cleanUp() {
 	p.inbox.close()
 	p.out.close()
+	if p.out.secure.to != nil {
+		defer p.out.secure.to.end()
+	}
 	p.neg.stopWaiting()
 	if p.neg.remade != nil {
 		p.neg.remade.Stop()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/ice/v4"
 
@@ -16,13 +17,14 @@ import (
 // senders. It is the ICE agents' UDPMux.
 type route struct {
 	*pathMux
-	out *outlet                        // nil: there is no sender
-	at  atomic.Pointer[netip.AddrPort] // nil: nothing has come
+	out    *outlet // nil: there is no sender
+	egress *egress
+	at     atomic.Pointer[netip.AddrPort] // nil: nothing has come
 }
 
-// route gives a peer its own.
-func (m *pathMux) route() *route {
-	r := &route{pathMux: m}
+// route gives a peer its own. It must be ended.
+func (m *pathMux) route(e *egress) *route {
+	r := &route{pathMux: m, egress: e}
 	if m.out != nil {
 		r.out = m.out.outlet()
 	}
@@ -36,11 +38,54 @@ func (r *route) GetConn(ufrag string, addr net.Addr) (net.PacketConn, error) {
 
 var _ ice.UDPMux = (*route)(nil)
 
-// secrets are what a peer's connection protects media with. Its egress's lock guards all but up.
+// moved notes that the peer's media comes from another address now.
+func (r *route) moved(at *netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leaveLocked()
+	r.at.Store(at)
+	r.routes[*at] = r
+}
+
+// end forgets the peer's address.
+func (r *route) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leaveLocked()
+}
+
+func (r *route) leaveLocked() {
+	if at := r.at.Load(); at != nil && r.routes[*at] == r {
+		delete(r.routes, *at)
+	}
+}
+
+// hear takes what comes to the socket from where a peer's media comes, if it is RTCP that is for us alone: it needs none of pion's queues. The socket's one reader
+// calls it, and passes on what it does not take.
+func (m *pathMux) hear(b []byte, from netip.AddrPort) bool {
+	if !isRTCP(b) || b[1] == rtcpSenderReport {
+		return false
+	}
+	m.mu.RLock()
+	r := m.routes[netip.AddrPortFrom(from.Addr().Unmap(), from.Port())]
+	m.mu.RUnlock()
+	if r == nil {
+		return false
+	}
+	open := r.egress.secure.open.Load()
+	if open == nil {
+		return false
+	}
+	plain, err := open.OpenRTCP(m.plain[:0], b)
+	return err == nil && r.egress.hear(plain, time.Now())
+}
+
+// secrets are what a peer's connection protects media with. Its egress's lock guards all but up and open.
 type secrets struct {
-	to    *route          // nil: there is no connection, and writers are as they came
-	heard *srtp.Handshake // with the client
-	up    atomic.Bool     // the handshake is over, and the client is who it should be
+	to    *route                      // nil: there is no connection, and writers are as they came
+	heard *srtp.Handshake             // with the client
+	up    atomic.Bool                 // the handshake is over, and the client is who it should be
+	open  atomic.Pointer[srtp.Opener] // of the client's RTCP, for the socket's reader; nil: pion does it
 
 	begun   bool         // seal is known: for the whole life of the connection, as no nonce may be used by two senders
 	seal    *srtp.Sealer // nil: pion does it
@@ -79,7 +124,11 @@ func (s *secrets) bind(b *binding) {
 func (s *secrets) ready() bool {
 	if !s.begun && s.up.Load() {
 		s.begun = true
-		s.seal, _ = s.heard.Sealer() // an error: another protection than AES-GCM, or a client that would not begin the handshake
+		seal, open, err := s.heard.Keys()
+		if err == nil { // else another protection than AES-GCM, or a client that would not begin the handshake
+			s.seal = seal
+			s.open.Store(open)
+		}
 	}
 	return s.begun
 }

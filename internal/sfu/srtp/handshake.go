@@ -68,9 +68,9 @@ func (h *Handshake) ServerHello(m handshake.MessageServerHello) handshake.Messag
 	return &m
 }
 
-// Sealer is what the server sends by. It is an error when the handshake is not over, went the other way round, or agreed on another
-// protection than AES-GCM. The secrets are forgotten.
-func (h *Handshake) Sealer() (*Sealer, error) {
+// Keys are what the server seals by, and what it opens the client's RTCP by. It is an error when the handshake is not over, went the other way round, or
+// agreed on another protection than AES-GCM. The secrets are forgotten.
+func (h *Handshake) Keys() (*Sealer, *Opener, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	master, client, server := h.master, h.client, h.server
@@ -78,16 +78,21 @@ func (h *Handshake) Sealer() (*Sealer, error) {
 	n := h.profile.keyLen()
 	switch {
 	case len(master) == 0, len(client) == 0, len(server) == 0, h.hash == nil:
-		return nil, errRandom
+		return nil, nil, errRandom
 	case n == 0:
-		return nil, errProfile
+		return nil, nil, errProfile
 	}
 	// RFC 5705 section 4, and RFC 5764 section 4.2: the client's key, the server's, the client's salt, the server's.
 	seed := append(append([]byte(exporterLabel), client...), server...)
 	material, err := prf.PHash(master, seed, 2*(n+saltLen), h.hash)
 	clear(master)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return NewSealer(h.profile, material[n:2*n], material[2*n+saltLen:])
+	seal, err := NewSealer(h.profile, material[n:2*n], material[2*n+saltLen:])
+	if err != nil {
+		return nil, nil, err
+	}
+	open, err := NewOpener(h.profile, material[:n], material[2*n:2*n+saltLen])
+	return seal, open, err
 }

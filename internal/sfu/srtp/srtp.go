@@ -1,5 +1,5 @@
-// Package srtp protects what the SFU sends (RFC 3711) with AES-GCM (RFC 7714), in place of pion's: it writes into the caller's memory, allocates
-// nothing and has no lock. What is received, and RTCP, stay pion's.
+// Package srtp protects the media that the SFU sends, and the RTCP between it and subscribers (RFC 3711), with AES-GCM (RFC 7714), in place of
+// pion's: it writes into the caller's memory, allocates nothing and has no lock. The media that publishers send stays pion's.
 package srtp
 
 import (
@@ -45,34 +45,49 @@ var (
 
 // Sealer protects the packets of one side of a session. It is safe for several goroutines, as long as each Stream is used by one at a time.
 type Sealer struct {
-	aead cipher.AEAD
-	salt [saltLen]byte
+	aead     cipher.AEAD
+	salt     [saltLen]byte
+	rtcp     cipher.AEAD
+	rtcpSalt [saltLen]byte
 }
 
 // NewSealer derives the session keys from a master key and salt (RFC 3711 section 4.3, RFC 7714 section 11), with a key derivation rate of 0.
 func NewSealer(p Profile, key, salt []byte) (*Sealer, error) {
+	const labelKey, labelSalt = 0, 2
+	aead, sessionSalt, err := session(p, key, salt, labelKey, labelSalt)
+	if err != nil {
+		return nil, err
+	}
+	rtcp, rtcpSalt, err := session(p, key, salt, labelRTCPKey, labelRTCPSalt)
+	return &Sealer{aead: aead, salt: sessionSalt, rtcp: rtcp, rtcpSalt: rtcpSalt}, err
+}
+
+// The labels of what protects RTCP (RFC 3711 section 4.3.2).
+const labelRTCPKey, labelRTCPSalt = 3, 5
+
+func session(p Profile, key, salt []byte, labelKey, labelSalt byte) (cipher.AEAD, [saltLen]byte, error) {
+	var out [saltLen]byte
 	if p.keyLen() == 0 {
-		return nil, errProfile
+		return nil, out, errProfile
 	}
 	if len(key) != p.keyLen() || len(salt) != saltLen {
-		return nil, errRandom
+		return nil, out, errRandom
 	}
-	const labelKey, labelSalt = 0, 2
-	session, err := derive(key, salt, labelKey, p.keyLen())
+	k, err := derive(key, salt, labelKey, p.keyLen())
 	if err != nil {
-		return nil, err
+		return nil, out, err
 	}
-	s := &Sealer{}
-	if salt, err = derive(key, salt, labelSalt, saltLen); err != nil {
-		return nil, err
-	}
-	copy(s.salt[:], salt)
-	block, err := aes.NewCipher(session)
+	n, err := derive(key, salt, labelSalt, saltLen)
 	if err != nil {
-		return nil, err
+		return nil, out, err
 	}
-	s.aead, err = cipher.NewGCM(block)
-	return s, err
+	copy(out[:], n)
+	block, err := aes.NewCipher(k)
+	if err != nil {
+		return nil, out, err
+	}
+	aead, err := cipher.NewGCM(block)
+	return aead, out, err
 }
 
 // derive is the pseudo-random function of RFC 3711 section 4.3.3: AES in counter mode from the salt, in which the label stands.

@@ -131,10 +131,10 @@ func TestHandshakeIsHeard(t *testing.T) {
 	for _, suite := range []dtls.CipherSuiteID{dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, dtls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384} {
 		for _, profile := range []dtls.SRTPProtectionProfile{dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AEAD_AES_256_GCM} {
 			h := &Handshake{}
-			_, err := h.Sealer()
+			_, _, err := h.Keys()
 			require.ErrorIs(t, err, errRandom, "nothing has been heard")
 			client, _ := shake(t, h, suite, profile)
-			seal, err := h.Sealer()
+			seal, reports, err := h.Keys()
 			require.NoError(t, err)
 			state, ok := client.ConnectionState()
 			require.True(t, ok)
@@ -148,7 +148,14 @@ func TestHandshakeIsHeard(t *testing.T) {
 			opened, err := open.DecryptRTP(nil, sealed, nil)
 			require.NoError(t, err)
 			require.Equal(t, plain, opened)
-			_, err = h.Sealer()
+			theirs, err := pion.CreateContext(c.Keys.LocalMasterKey, c.Keys.LocalMasterSalt, c.Profile)
+			require.NoError(t, err)
+			protected, err := theirs.EncryptRTCP(nil, report, nil)
+			require.NoError(t, err)
+			got, err := reports.OpenRTCP(make([]byte, 0, 100), protected)
+			require.NoError(t, err)
+			require.Equal(t, report, got)
+			_, _, err = h.Keys()
 			require.ErrorIs(t, err, errRandom, "secrets are given out once")
 		}
 	}
@@ -157,7 +164,7 @@ func TestHandshakeIsHeard(t *testing.T) {
 func TestHandshakeWithAnotherProtection(t *testing.T) {
 	h := &Handshake{}
 	shake(t, h, dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
-	_, err := h.Sealer()
+	_, _, err := h.Keys()
 	require.ErrorIs(t, err, errProfile)
 }
 
@@ -168,7 +175,7 @@ func TestKeyLogOfSomethingElse(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, len(line), n)
 	}
-	_, err := h.Sealer()
+	_, _, err := h.Keys()
 	require.ErrorIs(t, err, errRandom)
 }
 
