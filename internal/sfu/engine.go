@@ -174,5 +174,10 @@ func newInterceptors(logs logging.LoggerFactory) (*interceptor.Registry, error) 
 	for _, f := range []interceptor.Factory{generator, receiver, feedback} {
 		r.Add(f)
 	}
-	return r, nil
+	if _, err := r.Build(""); err != nil { // what a peer builds later does not fail
+		return nil, err
+	}
+	late := &interceptor.Registry{}
+	late.Add(lateFeedback{r})
+	return late, nil
 }

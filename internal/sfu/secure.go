@@ -90,6 +90,8 @@ type secrets struct {
 	begun   bool         // seal is known: for the whole life of the connection, as no nonce may be used by two senders
 	seal    *srtp.Sealer // nil: pion does it
 	streams map[uint32]*stream
+	reports uint32 // how many of ours have left
+	nonce   srtp.Nonce
 	buf     [maxPacket]byte
 }
 
@@ -167,4 +169,23 @@ func (w *secureWriter) Write(b []byte) (int, error) {
 	}
 	w.to.out.put(out, *at) // lost where there is no room
 	return len(b), nil
+}
+
+// writeReports sends a compound packet of sender reports of our sections. It reports false where pion has to: every index is used once.
+func (e *egress) writeReports(b []byte) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := &e.secure
+	if s.to == nil || !s.ready() || s.seal == nil {
+		return s.to != nil && !s.begun // too early for either
+	}
+	at := s.to.at.Load()
+	if at == nil || !s.to.allowed(*at) {
+		return true
+	}
+	s.reports++
+	if out, err := s.seal.SealRTCP(s.buf[:0], b, s.reports, &s.nonce); err == nil {
+		s.to.out.put(out, *at) // lost where there is no room
+	}
+	return true
 }

@@ -2,10 +2,12 @@ package sfu
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/pion/dtls/v3"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/assert"
@@ -34,11 +36,28 @@ func TestWhoProtects(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.joinClient(clientOptions{setUp: func(c *client) { c.addTrack(t, vp8) }})
+			var camera *source
+			alice := w.joinClient(clientOptions{setUp: func(c *client) { camera = c.addTrack(t, vp8) }})
 			bob := w.joinClient(clientOptions{api: clientAPIWith(t, c.set)})
 			x := bob.hear()
 			first := x.packet(t)
 			require.Equal(t, first.SequenceNumber+1, x.packet(t).SequenceNumber)
+			reported := false
+			for range 50 { // until the SFU's next report after the publisher's
+				require.NoError(t, alice.pc.WriteRTCP([]rtcp.Packet{&rtcp.SenderReport{
+					SSRC: uint32(camera.sender.GetParameters().Encodings[0].SSRC), NTPTime: 7 << 32, RTPTime: 1,
+				}}))
+				require.NoError(t, x.r.SetReadDeadline(time.Now().Add(patience/50)))
+				got, _, err := x.r.ReadRTCP()
+				if err == nil && slices.ContainsFunc(got, func(p rtcp.Packet) bool {
+					sr, ok := p.(*rtcp.SenderReport)
+					return ok && sr.SSRC == uint32(x.t.SSRC()) && sr.NTPTime>>32 >= 7
+				}) {
+					reported = true
+					break
+				}
+			}
+			require.True(t, reported, "a sender report comes with the media")
 			w.inside(t, func(p *peer) {
 				p.out.mu.Lock()
 				defer p.out.mu.Unlock()
