@@ -243,6 +243,9 @@ func (p *person) connect(c signal.Credentials) error {
 	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
 	s.SetRelayAcceptanceMinWait(0)
 	s.SetICETimeouts(time.Minute, 2*time.Minute, 2*time.Second) // a saturated server is no dead one
+	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleClient); err != nil { // as browsers do
+		return err
+	}
 	conf := webrtc.Configuration{BundlePolicy: webrtc.BundlePolicyMaxBundle, Certificates: p.room.load.certificates}
 	if p.room.of.turn == "" {
 		s.SetICEUDPMux(webrtc.NewICEUDPMux(silent().NewLogger("mux"), p.line))

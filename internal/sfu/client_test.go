@@ -269,7 +269,15 @@ func (r *remote) stream() (orama.PeerID, orama.TrackID) {
 
 func clientAPI(t *testing.T, edit ...func(*webrtc.MediaEngine)) *webrtc.API {
 	t.Helper()
+	return clientAPIWith(t, func(s *webrtc.SettingEngine) {
+		require.NoError(t, s.SetAnsweringDTLSRole(webrtc.DTLSRoleClient)) // as browsers do
+	}, edit...)
+}
+
+func clientAPIWith(t *testing.T, set func(*webrtc.SettingEngine), edit ...func(*webrtc.MediaEngine)) *webrtc.API {
+	t.Helper()
 	var s webrtc.SettingEngine
+	set(&s)
 	s.SetIncludeLoopbackCandidate(true)
 	s.SetInterfaceFilter(func(name string) bool { return strings.HasPrefix(name, "lo") })
 	s.SetIPFilter(func(ip net.IP) bool { return ip.Equal(net.IPv4(127, 0, 0, 1)) })

@@ -37,7 +37,13 @@ type decoder struct {
 
 const dependencyID = 9
 
-func (d *decoder) WriteRTP(h *rtp.Header, b []byte) (int, error) {
+func (d *decoder) Write(packet []byte) (int, error) {
+	var h rtp.Header
+	at, err := h.Unmarshal(packet)
+	if err != nil {
+		d.t.Fatalf("what was sent is no RTP: %v", err)
+	}
+	b := packet[at:]
 	n := len(b)
 	s := seen{Header: h.Clone(), payload: slices.Clone(b), deps: slices.Clone(h.GetExtension(dependencyID)),
 		shot: d.film[binary.BigEndian.Uint32(b[n-5:])], place: int(b[n-1])}
@@ -50,8 +56,6 @@ func (d *decoder) WriteRTP(h *rtp.Header, b []byte) (int, error) {
 	d.got = append(d.got, s)
 	return n, nil
 }
-
-func (d *decoder) Write([]byte) (int, error) { panic("not used") }
 
 // stage is a track of one or more encodings, and a subscriber.
 type stage struct {

@@ -263,7 +263,10 @@ func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
 	if video {
 		d.sent.put(c, p.at)
 	}
-	d.to.send(c, p, payload, !video)
+	number := d.to.send(c, p, payload, !video)
+	if video && d.bound.rtxPT == 0 {
+		d.sent.number(n.Seq, number)
+	}
 }
 
 // reportTime gives the publisher's time (RFC 5905, 32.32) and where the section's RTP clock stands at it, for sender reports: sound and

@@ -2,12 +2,10 @@ package sfu
 
 import (
 	"encoding/binary"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/pion/rtp"
-	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama/internal/sfu/bwe"
 	"orama.network/orama/internal/sfu/rewrite"
@@ -58,30 +56,28 @@ type egress struct {
 	ticking  bool
 	closed   bool
 
-	hdr     rtp.Header
-	number  [2]byte
-	deps    [rewrite.MaxDescriptor]byte // of a packet, rewritten
-	payload []byte
-	old     packet // one taken from a history
-	oldRaw  [maxPacket]byte
+	secure secrets
+	deps   [rewrite.MaxDescriptor]byte // of a packet, rewritten
+	buf    [maxPacket]byte             // the packet that is written
+	old    packet                      // one taken from a history
+	oldRaw [maxPacket]byte
 }
 
 // binding is how a section is negotiated. It does not change; another negotiation makes another.
 type binding struct {
-	writer  webrtc.TrackLocalWriter
+	writer  io.Writer // of whole RTP packets
 	ssrc    uint32
 	pt      uint8  // of the codec
 	ptRED   uint8  // 0: the subscriber takes no RED
 	rtxSSRC uint32 // 0: lost packets are sent again as they were
 	rtxPT   uint8
 	exts    extensionIDs
-	twccID  uint8 // 0: it gives no feedback on the transport
-
-	rtxSeq uint16 // guarded by the egress's lock
+	twccID  uint8   // 0: it gives no feedback on the transport
+	rtx     *stream // of rtxSSRC; guarded by the egress's lock
 }
 
 func newEgress(m *metrics, share func()) *egress {
-	return &egress{metrics: m, share: share, sections: map[uint32]*down{}, payload: make([]byte, 0, maxPacket)}
+	return &egress{metrics: m, share: share, sections: map[uint32]*down{}}
 }
 
 // close ends what waits and runs.
@@ -98,6 +94,7 @@ func (e *egress) close() {
 func (e *egress) bind(d *down, b *binding) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.secure.bind(b)
 	e.sections[b.ssrc] = d
 	e.feeds = e.feeds || b.twccID != 0
 }
@@ -129,17 +126,16 @@ func (e *egress) takes(now time.Time) bool {
 	return e.pace == nil || e.pace.Takes(bwe.Video) || !e.scarceLocked(now)
 }
 
-// send sends a packet, now or as soon as the path carries it.
-func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) {
+// send sends a packet, now or as soon as the path carries it. It gives the number that it had for the transport; 0: none yet.
+func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) uint16 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return
+		return 0
 	}
 	e.spare = min(e.spare+1, resendMost*resendShare)
 	if c.as.twccID == 0 {
-		e.writeLocked(c, p, payload, 0)
-		return
+		return e.writeLocked(c, p, payload, 0)
 	}
 	if e.est == nil {
 		e.est, e.pace = bwe.New(p.at), bwe.NewPacer[parcel](p.at, bwe.Start)
@@ -155,11 +151,11 @@ func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) {
 	}
 	e.pace.Advance(p.at)
 	if probe, ok := e.pace.Pass(class, len(payload)+overhead, !e.scarceLocked(p.at)); ok {
-		e.writeLocked(c, p, payload, probe)
-		return
+		return e.writeLocked(c, p, payload, probe)
 	}
 	e.pace.Push(class, c, len(payload)+overhead) // takes was asked
 	e.tickLocked()
+	return 0
 }
 
 // again sends a packet that was lost. It reports false when no more can be.
@@ -168,6 +164,9 @@ func (e *egress) again(c parcel, now time.Time) bool {
 	defer e.mu.Unlock()
 	if e.closed || e.spare < resendShare {
 		return false
+	}
+	if c.as.rtxPT == 0 && c.as.twccID != 0 && c.number == 0 {
+		return true // it waited, so that what it was sent as is not known; a keyframe will do
 	}
 	e.spare -= resendShare
 	if e.pace != nil && c.as.twccID != 0 {
@@ -200,59 +199,88 @@ func (e *egress) fetchLocked(c parcel, probe int) {
 	e.writeLocked(c, &e.old, e.old.payload, probe)
 }
 
-// writeLocked writes one packet as the subscriber is to see it.
-func (e *egress) writeLocked(c parcel, p *packet, payload []byte, probe int) {
+// writeLocked writes one packet as the subscriber is to see it, and gives its number for the transport.
+func (e *egress) writeLocked(c parcel, p *packet, payload []byte, probe int) (number uint16) {
 	b := c.as
-	out := e.payload[:0]
-	e.hdr = rtp.Header{
-		Version: 2, Marker: c.marker, PayloadType: c.pt, SequenceNumber: c.n.Seq, Timestamp: c.n.TS, SSRC: b.ssrc, Extensions: e.hdr.Extensions[:0],
+	plain := c.again && b.rtxPT == 0
+	switch {
+	case plain: // to the bit what it was: one nonce must never see two contents
+		number = c.number
+	case b.twccID != 0 && e.est != nil:
+		number = e.nextLocked()
+	}
+	out, second := e.buf[:rtpHeader], c.pt
+	if c.marker {
+		second |= 0x80
 	}
 	if c.again && b.rtxPT != 0 { // RFC 4588 section 4
-		b.rtxSeq++
-		e.hdr.SSRC, e.hdr.PayloadType, e.hdr.SequenceNumber = b.rtxSSRC, b.rtxPT, b.rtxSeq
-		out = binary.BigEndian.AppendUint16(out, c.n.Seq)
+		b.rtx.rtxSeq++
+		header(out, second&0x80|b.rtxPT, b.rtx.rtxSeq, c.n.TS, b.rtxSSRC)
+	} else {
+		header(out, second, c.n.Seq, c.n.TS, b.ssrc)
 	}
-	if p.info.HasPID() { // other subscribers are sent the same bytes: this one's head is a copy
-		var head [8]byte
-		n := p.info.Apply(c.n, payload, head[:])
-		out = append(out, head[:n]...)
-		payload = payload[n:]
+	out = e.extendLocked(out, &c, p, number)
+	if len(out)+len(payload)+rtxHeader > len(e.buf) {
+		return 0 // larger than it was: nobody's path takes it
 	}
-	if len(out) > 0 {
-		payload = append(out, payload...)
+	size := len(payload) + overhead
+	if c.again && b.rtxPT != 0 {
+		out, size = binary.BigEndian.AppendUint16(out, c.n.Seq), size+rtxHeader
 	}
-	e.extendLocked(&c, p)
-	e.stampLocked(b, len(payload)+overhead, p.at, probe)
-	if _, err := b.writer.WriteRTP(&e.hdr, payload); err == nil && !c.again {
+	if p.info.HasPID() {
+		n := p.info.Apply(c.n, payload, out[len(out):cap(out)])
+		out, payload = out[:len(out)+n], payload[n:]
+	}
+	out = append(out, payload...)
+	if number != 0 && !plain {
+		e.est.Sent(number, size, p.at, probe)
+	}
+	if _, err := b.writer.Write(out); err == nil && !c.again {
 		e.metrics.packetsOut.Add(1)
 	}
+	return number
 }
 
-// stampLocked numbers a packet across all sections, and notes that it leaves.
-func (e *egress) stampLocked(b *binding, size int, now time.Time, probe int) {
-	if b.twccID == 0 || e.est == nil {
-		return
+const (
+	rtpHeader = 12 // the fixed part of a header, in bytes (RFC 3550 section 5.1)
+	rtxHeader = 2  // the original number (RFC 4588 section 4)
+)
+
+// header writes a packet's fixed header. second is its marker and payload type.
+func header(b []byte, second byte, seq uint16, ts, ssrc uint32) {
+	b[0], b[1] = 0x80, second
+	binary.BigEndian.PutUint16(b[2:], seq)
+	binary.BigEndian.PutUint32(b[4:], ts)
+	binary.BigEndian.PutUint32(b[8:], ssrc)
+}
+
+// nextLocked is the number of the next packet across all sections. There is no 0.
+func (e *egress) nextLocked() uint16 {
+	if e.seq++; e.seq == 0 {
+		e.seq = 1
 	}
-	e.seq++
-	binary.BigEndian.PutUint16(e.number[:], e.seq)
-	e.hdr.SetExtension(b.twccID, e.number[:]) //nolint:errcheck // two bytes always fit
-	e.est.Sent(e.seq, size, now, probe)
+	return e.seq
 }
 
 // padLocked sends one packet of nothing, which a receiver counts and throws away, in the stream of retransmissions: RFC 4588 leaves their numbers to us.
 func (e *egress) padLocked(size, probe int, now time.Time) {
 	b := e.padded
 	for left := size; left > 0; left -= paddingMost + overhead {
-		b.rtxSeq++
-		e.hdr = rtp.Header{
-			Version: 2, Padding: true, PaddingSize: paddingMost, PayloadType: b.rtxPT, SequenceNumber: b.rtxSeq, SSRC: b.rtxSSRC,
-			Extensions: e.hdr.Extensions[:0],
-		}
-		e.stampLocked(b, paddingMost+overhead, now, probe)
-		b.writer.WriteRTP(&e.hdr, nil) //nolint:errcheck // the section is going
+		b.rtx.rtxSeq++
+		number := e.nextLocked()
+		out := e.buf[:rtpHeader]
+		header(out, b.rtxPT, b.rtx.rtxSeq, 0, b.rtxSSRC)
+		out = appendExtensions(out, &extensionIDs{}, &extensionViews{}, b.twccID, number)
+		out[0] |= 0x20
+		out = append(out, noPadding[:]...)
+		out[len(out)-1] = paddingMost
+		e.est.Sent(number, paddingMost+overhead, now, probe)
+		b.writer.Write(out) //nolint:errcheck // the section is going
 		e.metrics.padding.Add(1)
 	}
 }
+
+var noPadding [paddingMost]byte
 
 // tickLocked has run called soon.
 func (e *egress) tickLocked() {

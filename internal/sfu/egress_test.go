@@ -52,8 +52,13 @@ func newAccess(out *egress) *access {
 	return &access{out: out, queue: 300 * time.Millisecond, began: time.Now(), got: map[uint32][]heardPacket{}, next: 1}
 }
 
-// WriteRTP is how the SFU sends; the egress's lock is held.
-func (a *access) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
+// Write is how the SFU sends; the egress's lock is held.
+func (a *access) Write(b []byte) (int, error) {
+	var p rtp.Packet
+	if err := p.Unmarshal(b); err != nil {
+		panic(err)
+	}
+	h, payload := &p.Header, p.Payload
 	now := time.Since(a.began)
 	if a.dead {
 		a.dropped++
@@ -86,8 +91,6 @@ func (a *access) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
 	}
 	return len(payload), nil
 }
-
-func (a *access) Write(b []byte) (int, error) { return len(b), nil }
 
 // report gives the SFU feedback on what has arrived, half a round trip late.
 func (a *access) report(t *testing.T) {

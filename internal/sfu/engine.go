@@ -14,6 +14,7 @@ import (
 	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
 
+	"orama.network/orama/internal/sfu/srtp"
 	"orama.network/orama/internal/signal"
 )
 
@@ -41,8 +42,8 @@ func newEngine(mux *pathMux, logs logging.LoggerFactory) (*engine, error) {
 }
 
 // api builds what one peer's PeerConnection is made from. It is the peer's own: what its descriptions say of payload types and extensions goes into
-// its media engine, where senders that are made later find it, and its RTCP goes to taps.
-func (e *engine) api(t *taps) (*webrtc.API, error) {
+// its media engine, where senders that are made later find it, and its RTCP goes to taps. r is its way, and h hears its handshake.
+func (e *engine) api(t *taps, r *route, h *srtp.Handshake) (*webrtc.API, error) {
 	media := &webrtc.MediaEngine{}
 	if err := registerCodecs(media); err != nil {
 		return nil, err
@@ -55,13 +56,21 @@ func (e *engine) api(t *taps) (*webrtc.API, error) {
 	s.BufferFactory = t.buffer
 	s.DisableMediaEngineCopy(true)
 	s.SetLite(true)
-	s.SetICEUDPMux(e.mux)
+	s.SetICEUDPMux(r)
 	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
 	s.SetIncludeLoopbackCandidate(true) // the mesh of a cluster on one machine
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(silentAfter, restartWithin, 2*time.Second)
 	s.SetICEBindingRequestHandler(e.mux.follow)
 	s.SetSCTPMaxMessageSize(signal.MaxDataMessage)
+	// The client begins the handshake, whoever offers, so that its secrets can be heard. What comes from elsewhere than a checked address does not reach DTLS, so
+	// it needs no cookie.
+	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleServer); err != nil {
+		return nil, err
+	}
+	s.SetDTLSInsecureSkipHelloVerify(true)
+	s.SetDTLSKeyLogWriter(h)
+	s.SetDTLSServerHelloMessageHook(h.ServerHello)
 	// GCM is one pass over a packet where the older profile is two, and 128 bits are ten rounds of AES to 256's fourteen.
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AEAD_AES_256_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
 	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(e.interceptors),
@@ -165,5 +174,10 @@ func newInterceptors(logs logging.LoggerFactory) (*interceptor.Registry, error) 
 	for _, f := range []interceptor.Factory{generator, receiver, feedback} {
 		r.Add(f)
 	}
-	return r, nil
+	if _, err := r.Build(""); err != nil { // what a peer builds later does not fail
+		return nil, err
+	}
+	late := &interceptor.Registry{}
+	late.Add(lateFeedback{r})
+	return late, nil
 }

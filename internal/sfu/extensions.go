@@ -131,18 +131,44 @@ func (k *extensionKinds) note(v *extensionViews, id uint8, b []byte) {
 	v[n] = b
 }
 
-// write puts what a subscriber takes into a header, whose extensions' memory is used again.
-func (ids *extensionIDs) write(h *rtp.Header, v *extensionViews) {
+// appendExtensions appends to a fixed header what a subscriber takes of a packet's extensions, and the transport's number, whose id may be 0: one-byte
+// elements where they fit, two-byte ones otherwise (RFC 8285 section 4).
+func appendExtensions(b []byte, ids *extensionIDs, v *extensionViews, numberID uint8, number uint16) []byte {
+	head, wide := len(b), numberID > 14
 	for n, id := range ids {
-		if b := v[n]; id != 0 && b != nil && (len(b) > 16 || id > 14) {
-			h.Extension, h.ExtensionProfile = true, rtp.ExtensionProfileTwoByte
-		}
+		wide = wide || id != 0 && v[n] != nil && (len(v[n]) > 16 || id > 14)
+	}
+	b = append(b, 0, 0, 0, 0)
+	if numberID != 0 {
+		b = append(element(b, numberID, 2, wide), byte(number>>8), byte(number))
 	}
 	for n, id := range ids {
-		if b := v[n]; id != 0 && b != nil {
-			h.SetExtension(id, b) //nolint:errcheck // the size is known, and the profile fits it
+		if id != 0 && v[n] != nil {
+			b = append(element(b, id, len(v[n]), wide), v[n]...)
 		}
 	}
+	if len(b) == head+4 {
+		return b[:head]
+	}
+	for (len(b)-head)%4 != 0 {
+		b = append(b, 0)
+	}
+	profile := uint16(rtp.ExtensionProfileOneByte)
+	if wide {
+		profile = rtp.ExtensionProfileTwoByte
+	}
+	binary.BigEndian.PutUint16(b[head:], profile)
+	binary.BigEndian.PutUint16(b[head+2:], uint16((len(b)-head-4)/4)) //nolint:gosec // a few hundred bytes
+	b[head-rtpHeader] |= 0x10
+	return b
+}
+
+// element begins one of n bytes: none is empty.
+func element(b []byte, id uint8, n int, wide bool) []byte {
+	if wide {
+		return append(b, id, byte(n))
+	}
+	return append(b, id<<4|byte(n-1))
 }
 
 // register has pion negotiate them.
@@ -172,8 +198,8 @@ func (l *layer) describe(p *packet) {
 	}
 }
 
-// extendLocked puts p's extensions into the header that is sent, in the subscriber's words.
-func (e *egress) extendLocked(c *parcel, p *packet) {
+// extendLocked appends p's extensions to the header that is sent, in the subscriber's words, and the transport's number; 0: none.
+func (e *egress) extendLocked(out []byte, c *parcel, p *packet, number uint16) []byte {
 	views := p.ext
 	if b := views[extDependency]; b != nil && c.as.exts[extDependency] != 0 {
 		if views[extDependency] = nil; p.info.Described() {
@@ -182,7 +208,11 @@ func (e *egress) extendLocked(c *parcel, p *packet) {
 			}
 		}
 	}
-	c.as.exts.write(&e.hdr, &views)
+	id := c.as.twccID
+	if number == 0 {
+		id = 0
+	}
+	return appendExtensions(out, &c.as.exts, &views, id, number)
 }
 
 // heed takes what the publisher says of its encodings: one that is switched off is so at once, and how large they are is known before

@@ -64,16 +64,47 @@ func TestExtensionsAreNegotiatedByEach(t *testing.T) {
 	require.NoError(t, err)
 	p := packet{}
 	require.True(t, p.parse(raw, &kinds))
-	out := rtp.Packet{Header: rtp.Header{Version: 2}}
-	ids.write(&out.Header, &p.ext)
-	raw, err = out.Marshal()
-	require.NoError(t, err)
+	raw = appendExtensions(append(make([]byte, 0, 200), 0x80, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), &ids, &p.ext, 0, 0)
 	var seen rtp.Packet
 	require.NoError(t, seen.Unmarshal(raw))
 	require.ElementsMatch(t, []uint8{13, 14, 15}, seen.GetExtensionIDs())
 	require.Equal(t, bytes.Repeat([]byte{2}, 8), seen.GetExtension(13))
 	require.Equal(t, bytes.Repeat([]byte{3}, 3), seen.GetExtension(14))
 	require.Equal(t, bytes.Repeat([]byte{4}, 40), seen.GetExtension(15))
+}
+
+// Whatever is written, in whatever combination, another reader finds all of it, and the payload behind.
+func TestWrittenExtensionsAreRead(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var ids extensionIDs
+		var views extensionViews
+		free := rapid.Permutation([]uint8{1, 2, 5, 13, 14, 15, 200}).Draw(t, "ids")
+		want := map[uint8][]byte{}
+		for n := range ids {
+			ids[n] = free[n] * uint8(rapid.IntRange(0, 1).Draw(t, "taken"))
+			if rapid.Bool().Draw(t, "there") {
+				views[n] = rapid.SliceOfN(rapid.Byte(), 1, rapid.SampledFrom([]int{16, 255}).Draw(t, "most")).Draw(t, "bytes")
+				if ids[n] != 0 {
+					want[ids[n]] = views[n]
+				}
+			}
+		}
+		number := free[extCount] * uint8(rapid.IntRange(0, 1).Draw(t, "numbered"))
+		if number != 0 {
+			want[number] = []byte{0x12, 0x34}
+		}
+		b := make([]byte, rtpHeader, maxPacket)
+		header(b, 0xe0, 7, 8, 9)
+		b = append(appendExtensions(b, &ids, &views, number, 0x1234), 42)
+		var p rtp.Packet
+		require.NoError(t, p.Unmarshal(b))
+		require.Equal(t, []byte{42}, p.Payload)
+		require.Equal(t, []uint64{1, 96, 7, 8, 9}, []uint64{map[bool]uint64{true: 1}[p.Marker], uint64(p.PayloadType), uint64(p.SequenceNumber), uint64(p.Timestamp), uint64(p.SSRC)})
+		require.Len(t, p.GetExtensionIDs(), len(want))
+		for id, v := range want {
+			require.Equal(t, v, p.GetExtension(id))
+		}
+	})
 }
 
 // Nothing that a packet says of itself makes reading its extensions fail, and what is found is inside it.

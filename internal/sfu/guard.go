@@ -13,6 +13,9 @@ import (
 // errNotRelay is what writing to anything but a relay gives.
 var errNotRelay = errors.New("sfu: the address is not a relay of this namespace")
 
+// errNoPath is what sending to a peer gives that nothing has come from.
+var errNoPath = errors.New("sfu: no media has come from the peer yet")
+
 // sources is an immutable set of address and port blocks.
 type sources map[netip.Addr][]orama.PortRange
 
@@ -39,6 +42,7 @@ type guard struct {
 	*net.UDPConn
 	in       *inlet
 	out      *outbox
+	hear     func(b []byte, from netip.AddrPort) bool // takes what needs not go through pion; nil: nothing
 	allowed  atomic.Pointer[sources]
 	filtered atomic.Uint64 // packets dropped on their way in
 }
@@ -74,7 +78,12 @@ func (g *guard) allow(relays []plan.RelaySource) {
 
 // ReadFromAddrPort is how pion's mux reads (ice.AddrPortReaderWriter). It has one caller at a time.
 func (g *guard) ReadFromAddrPort(b []byte) (int, netip.AddrPort, error) {
-	return g.in.read(b, g.mayReach, &g.filtered)
+	for {
+		n, from, err := g.in.read(b, g.mayReach, &g.filtered)
+		if err != nil || g.hear == nil || !g.hear(b[:n], from) {
+			return n, from, err
+		}
+	}
 }
 
 // ReadFrom is net.PacketConn's.

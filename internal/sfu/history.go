@@ -87,7 +87,8 @@ type parcel struct {
 	src    uint16 // its number in from's history
 	pt     uint8
 	marker bool
-	again  bool // it was sent before
+	again  bool   // it was sent before
+	number uint16 // and with this number for the transport; 0: not known
 }
 
 // sentPacket is a parcel that was sent, for whoever asks for it again.
@@ -123,6 +124,13 @@ func (s *sentPackets) put(c parcel, now time.Time) {
 }
 
 func (s *sentPackets) slot(seq uint16) *sentPacket { return &s.slots[int(seq)&(len(s.slots)-1)] }
+
+// number notes what number for the transport a packet left with.
+func (s *sentPackets) number(seq, number uint16) {
+	if k := s.slot(seq); k.n.Seq == seq {
+		k.number = number
+	}
+}
 
 // again gives a packet that is asked for, unless it was sent again within pause: a request that crossed the answer.
 func (s *sentPackets) again(seq uint16, now time.Time, pause time.Duration) (parcel, bool) {

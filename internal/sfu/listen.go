@@ -84,8 +84,9 @@ func unavailable(message string, err error) error {
 
 // openMux starts reading the media socket.
 func (l *listeners) openMux(logs logging.LoggerFactory) *pathMux {
-	m := newPathMux(webrtc.NewICEUDPMux(logs.NewLogger("mux"), l.guard))
-	m.out, m.allowed = l.guard.out, l.guard.mayReach
+	m := newPathMux(nil)
+	m.out, m.allowed, l.guard.hear = l.guard.out, l.guard.mayReach, m.hear
+	m.UDPMux = webrtc.NewICEUDPMux(logs.NewLogger("mux"), l.guard)
 	l.mux = m
 	return m
 }

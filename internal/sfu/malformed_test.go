@@ -11,6 +11,7 @@ import (
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
+	"orama.network/orama/internal/sfu/srtp"
 	"orama.network/orama/internal/signal"
 )
 
@@ -185,14 +186,14 @@ func TestTheFilterLeavesLittleToStumbleOver(t *testing.T) {
 	w := newWorld(t)
 	r := rand.New(rand.NewPCG(7, 8))
 	seeds := append(corpus(t), goodOffer(t))
-	passed, stuck := 0, 0
+	passed, stuck, engine := 0, 0, w.srv.engine.Load()
 	for range 500 {
 		d, err := filterSDP(mutate(r, seeds[r.IntN(len(seeds))]))
 		if err != nil {
 			continue
 		}
 		passed++
-		api, err := w.srv.engine.Load().api(&taps{})
+		api, err := engine.api(&taps{}, engine.mux.route(newEgress(newMetrics(), func() {})), &srtp.Handshake{})
 		require.NoError(t, err)
 		pc, err := api.NewPeerConnection(webrtc.Configuration{Certificates: w.srv.certificates})
 		require.NoError(t, err)

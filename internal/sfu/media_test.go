@@ -1,13 +1,13 @@
 package sfu
 
 import (
+	"encoding/binary"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/pion/rtcp"
-	"github.com/pion/rtp"
 	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
@@ -153,6 +153,27 @@ func TestAnAnswerKeepsTheOrderOfTheOffersCodecs(t *testing.T) {
 	}
 }
 
+// A client checks its path all the time, and media comes from there all the time: that is no change of the path, and nobody asks for a
+// keyframe, nor is what was learnt of the path forgotten.
+func TestChecksOfThePathInUseChangeNothing(t *testing.T) {
+	const every = 10 * time.Millisecond
+	w := newWorld(t)
+	w.joinClient(clientOptions{setUp: func(c *client) { c.addTrack(t, vp8) }})
+	bob := w.joinClient(clientOptions{api: clientAPIWith(t, func(s *webrtc.SettingEngine) {
+		s.SetICETimeouts(10*time.Second, 20*time.Second, every) // a check every so often
+	})})
+	x := bob.hear()
+	asked := func() uint64 { return w.srv.metrics.pliSent.Load() + w.srv.metrics.pliCoalesced.Load() }
+	for range 100 { // a second, in which bob begins
+		x.packet(t)
+	}
+	before := asked()
+	for range 200 {
+		x.packet(t)
+	}
+	require.LessOrEqual(t, asked(), before+5, "two seconds of checks asked for keyframes")
+}
+
 // Many peers come and go at once; in the end nothing is left of them.
 func TestComingAndGoing(t *testing.T) {
 	w := newWorld(t)
@@ -180,12 +201,10 @@ func TestComingAndGoing(t *testing.T) {
 // nowhere takes packets as a subscriber's stream does.
 type nowhere struct{ last uint16 }
 
-func (n *nowhere) WriteRTP(h *rtp.Header, b []byte) (int, error) {
-	n.last = h.SequenceNumber
+func (n *nowhere) Write(b []byte) (int, error) {
+	n.last = binary.BigEndian.Uint16(b[2:])
 	return len(b), nil
 }
-
-func (n *nowhere) Write(b []byte) (int, error) { return len(b), nil }
 
 // wired gives a track with subscribers, and one packet of it.
 func wired(t testing.TB, subscribers int) (*up, *packet) {

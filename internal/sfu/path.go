@@ -24,14 +24,19 @@ type pathMux struct {
 	out     *outbox                   // nil: what is sent goes straight to the socket
 	allowed func(netip.AddrPort) bool // whom out may send to
 
-	mu    sync.Mutex
-	paths map[string]*path // guarded by mu; by our ufrag
+	mu     sync.RWMutex
+	paths  map[string]*path          // guarded by mu; by our ufrag
+	routes map[netip.AddrPort]*route // guarded by mu; by where the peer's media comes from now
+
+	plain [maxPacket]byte // the socket's reader alone
 }
 
-func newPathMux(m ice.UDPMux) *pathMux { return &pathMux{UDPMux: m, paths: map[string]*path{}} }
+func newPathMux(m ice.UDPMux) *pathMux {
+	return &pathMux{UDPMux: m, paths: map[string]*path{}, routes: map[netip.AddrPort]*route{}}
+}
 
-// GetConn is how an ICE agent gets its share of the socket.
-func (m *pathMux) GetConn(ufrag string, addr net.Addr) (net.PacketConn, error) {
+// share gives an ICE agent of a peer its share of the socket.
+func (m *pathMux) share(ufrag string, addr net.Addr, r *route) (net.PacketConn, error) {
 	conn, err := m.UDPMux.GetConn(ufrag, addr)
 	if err != nil {
 		return nil, err
@@ -40,10 +45,7 @@ func (m *pathMux) GetConn(ufrag string, addr net.Addr) (net.PacketConn, error) {
 	if !ok {
 		return conn, nil // never with our guard; without it nothing is followed
 	}
-	p := &path{PacketConn: conn, direct: direct, checked: map[netip.AddrPort]struct{}{}}
-	if m.out != nil {
-		p.out, p.allowed = m.out.outlet(), m.allowed
-	}
+	p := &path{PacketConn: conn, direct: direct, route: r, checked: map[netip.AddrPort]struct{}{}}
 	p.gone = func() { m.forget(ufrag, p) }
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -67,9 +69,9 @@ func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, _ *ice.Cand
 		return false
 	}
 	ufrag, _, _ := strings.Cut(user.String(), ":")
-	m.mu.Lock()
+	m.mu.RLock()
 	p := m.paths[ufrag]
-	m.mu.Unlock()
+	m.mu.RUnlock()
 	if p == nil {
 		return false
 	}
@@ -81,11 +83,10 @@ func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, _ *ice.Cand
 // path is one ICE agent's share of the socket.
 type path struct {
 	net.PacketConn
-	direct  ice.AddrPortReaderWriter
-	out     *outlet                   // nil: straight
-	allowed func(netip.AddrPort) bool // whom out may send to
-	gone    func()
-	media   atomic.Pointer[netip.AddrPort] // where the newest packet beside STUN came from; nil: none did
+	direct ice.AddrPortReaderWriter
+	route  *route
+	gone   func()
+	media  atomic.Pointer[netip.AddrPort] // where the newest packet beside STUN came from; nil: none did
 
 	mu      sync.Mutex
 	checked map[netip.AddrPort]struct{} // guarded by mu: whose checks had the right password
@@ -93,6 +94,9 @@ type path struct {
 
 // isSTUN tells the protocols on the socket apart by the first byte (RFC 7983).
 func isSTUN(b []byte) bool { return len(b) > 0 && b[0] < 4 }
+
+// isRTCP tells reports and feedback from media (RFC 5761 section 4).
+func isRTCP(b []byte) bool { return len(b) > 1 && b[0]>>6 == 2 && b[1] >= 192 && b[1] <= 223 }
 
 // isRTP tells media from what is rare and must not wait for others: reports, keyframe requests, DTLS (RFC 7983, RFC 5761 section 4).
 func isRTP(b []byte) bool { return len(b) > 1 && b[0]>>6 == 2 && (b[1] < 192 || b[1] > 223) }
@@ -118,6 +122,7 @@ func (p *path) moved(from netip.AddrPort) {
 	at := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	if _, ok := p.checked[at]; ok {
 		p.media.Store(&at)
+		p.route.moved(&at)
 	}
 }
 
@@ -132,13 +137,13 @@ func (p *path) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if at := p.media.Load(); at != nil {
 		to = *at
 	}
-	if p.out == nil || !isRTP(b) || len(b) > maxPacket {
+	if p.route.out == nil || !isRTP(b) || len(b) > maxPacket {
 		return p.direct.WriteToAddrPort(b, to)
 	}
-	if !p.allowed(to) {
+	if !p.route.allowed(to) {
 		return 0, errNotRelay
 	}
-	p.out.put(b, to) // lost where there is no room
+	p.route.out.put(b, to) // lost where there is no room
 	return len(b), nil
 }
 

@@ -3,6 +3,8 @@ package sfu
 import (
 	"encoding/json"
 	"log/slog"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"orama.network/orama"
 	"orama.network/orama/internal/auth"
 	"orama.network/orama/internal/sfu/allot"
+	"orama.network/orama/internal/sfu/srtp"
 	"orama.network/orama/internal/signal"
 )
 
@@ -62,6 +65,7 @@ type peer struct {
 	transports []string
 	born       time.Time
 	life       lifeline
+	at         string // the client's end of the path in use
 	refreshAt  time.Time
 	auto       bool
 	stopped    bool
@@ -165,7 +169,9 @@ func (p *peer) start(q joinRequest, m *signal.Joined, tracks []*published, copie
 
 // connect makes the PeerConnection. Its callbacks only post.
 func (p *peer) connect() error {
-	api, err := p.srv.engine.Load().api(&taps{out: p.out, flood: func() { p.post(p.flooded) }})
+	engine, heard := p.srv.engine.Load(), &srtp.Handshake{}
+	p.out.secure.to, p.out.secure.heard = engine.mux.route(p.out), heard
+	api, err := engine.api(&taps{out: p.out, flood: func() { p.post(p.flooded) }}, p.out.secure.to, heard)
 	if err != nil {
 		return err
 	}
@@ -180,7 +186,15 @@ func (p *peer) connect() error {
 	p.pc = pc
 	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) { p.post(func() { p.mediaState(s) }) })
 	pc.OnTrack(func(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) { p.post(func() { p.trackArrived(t, r) }) })
-	pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(*webrtc.ICECandidatePair) { p.post(p.pathChanged) })
+	pc.SCTP().Transport().OnStateChange(func(s webrtc.DTLSTransportState) {
+		if s == webrtc.DTLSTransportStateConnected {
+			p.out.secure.up.Store(true)
+		}
+	})
+	pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(pair *webrtc.ICECandidatePair) {
+		at := net.JoinHostPort(pair.Remote.Address, strconv.Itoa(int(pair.Remote.Port)))
+		p.post(func() { p.selected(at) })
+	})
 	pc.OnDataChannel(p.channelArrived)
 	return nil
 }
@@ -278,6 +292,9 @@ func (p *peer) stop() { p.stopped = true }
 func (p *peer) cleanUp() {
 	p.inbox.close()
 	p.out.close()
+	if p.out.secure.to != nil {
+		defer p.out.secure.to.end()
+	}
 	p.neg.stopWaiting()
 	if p.neg.remade != nil {
 		p.neg.remade.Stop()
@@ -356,6 +373,15 @@ func (p *peer) mediaState(s webrtc.PeerConnectionState) {
 			p.leave("left")
 		}
 	}
+}
+
+// selected is told of the pair in use, by the client's end of it, whenever one is chosen: with every check of the client's the same one again (path.follow).
+func (p *peer) selected(at string) {
+	if p.at == at {
+		return
+	}
+	p.at = at
+	p.pathChanged()
 }
 
 // pathChanged asks for whole pictures both ways, also where a client has restarted ICE. What went

@@ -83,11 +83,20 @@ func (p *peer) sendReports(now time.Time) {
 			batch = append(batch, sr)
 		}
 		if len(batch) == reportsPerPacket {
-			p.pc.WriteRTCP(batch) //nolint:errcheck // a connection that is going needs no reports
+			p.writeReports(batch)
 			batch = batch[:0]
 		}
 	}
 	if len(batch) > 0 {
-		p.pc.WriteRTCP(batch) //nolint:errcheck // as above
+		p.writeReports(batch)
 	}
+}
+
+// writeReports sends them with the media, or as pion does where that protects it. A connection that is going needs none.
+func (p *peer) writeReports(batch []rtcp.Packet) {
+	b, err := rtcp.Marshal(batch)
+	if err != nil || p.out.writeReports(b) {
+		return
+	}
+	p.pc.WriteRTCP(batch) //nolint:errcheck // as above
 }

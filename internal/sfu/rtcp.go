@@ -95,6 +95,63 @@ func (t *tap) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// hear deals with a whole compound packet (RFC 3550 section 6.1), so that pion need not. It reports false, and has done nothing, when a publisher reports in it:
+// pion answers that.
+func (e *egress) hear(b []byte, now time.Time) bool {
+	for rest := b; len(rest) > 0; {
+		n := rtcpLen(rest)
+		if n == 0 || rest[1] == rtcpSenderReport {
+			return false
+		}
+		rest = rest[n:]
+	}
+	for len(b) > 0 {
+		n := rtcpLen(b)
+		e.hearOne(b[:n], now)
+		b = b[n:]
+	}
+	return true
+}
+
+// rtcpLen is the length of the first packet of a compound; 0: it is none.
+func rtcpLen(b []byte) int {
+	if len(b) < 4 || b[0]>>6 != 2 {
+		return 0
+	}
+	n := 4 + 4*int(binary.BigEndian.Uint16(b[2:]))
+	if n > len(b) {
+		return 0
+	}
+	return n
+}
+
+func (e *egress) hearOne(b []byte, now time.Time) {
+	format, kind := b[0]&0x1f, b[1]
+	switch {
+	case kind == rtcpReceiverReport && len(b) >= 8:
+		for blocks, n := b[8:], int(format); n > 0 && len(blocks) >= reportBlock; n, blocks = n-1, blocks[reportBlock:] {
+			if d := e.section(binary.BigEndian.Uint32(blocks)); d != nil {
+				d.report(blocks, 1, now)
+			}
+		}
+	case kind == rtcpTransport && format == formatTransportCC && len(b) >= 8:
+		e.feedback(b, now)
+	case kind == rtcpPayload && format == formatFIR: // the media is in the entry: RFC 5104 section 4.3.1.1
+		if len(b) >= 20 {
+			if d := e.section(binary.BigEndian.Uint32(b[12:])); d != nil {
+				d.told(b, now)
+			}
+		}
+	case (kind == rtcpTransport || kind == rtcpPayload) && len(b) >= 12:
+		if d := e.section(binary.BigEndian.Uint32(b[8:])); d != nil {
+			d.told(b, now)
+		}
+	}
+}
+
+// reportBlock is the length of one (RFC 3550 section 6.4.1), in bytes.
+const reportBlock = 24
+
 // told reads what a subscriber says of a section: reports, losses, keyframes it needs.
 func (d *down) told(b []byte, now time.Time) {
 	switch format, kind := b[0]&0x1f, b[1]; {
@@ -111,13 +168,12 @@ func (d *down) told(b []byte, now time.Time) {
 
 // report reads the report blocks (RFC 3550 section 6.4.1) that are about d.
 func (d *down) report(blocks []byte, count int, now time.Time) {
-	const size = 24
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.bound == nil {
 		return
 	}
-	for ; count > 0 && len(blocks) >= size; count, blocks = count-1, blocks[size:] {
+	for ; count > 0 && len(blocks) >= reportBlock; count, blocks = count-1, blocks[reportBlock:] {
 		if binary.BigEndian.Uint32(blocks) != d.bound.ssrc {
 			continue
 		}

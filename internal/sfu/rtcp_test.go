@@ -92,6 +92,43 @@ func TestFeedbackChunks(t *testing.T) {
 	}
 }
 
+// One datagram holds several reports; each reaches the section that it is about. What a publisher reports in is left alone as a whole.
+func TestACompoundIsHeard(t *testing.T) {
+	e := newEgress(newMetrics(), func() {})
+	e.est, e.pace = bwe.New(start), bwe.NewPacer[parcel](start, bwe.Start)
+	downs := map[uint32]*down{}
+	for _, ssrc := range []uint32{2, 3} {
+		u := ladder(start)
+		u.sendRTCP = func([]rtcp.Packet) error { return nil }
+		d := newDown(u, e)
+		d.bound, d.from = &binding{writer: &nowhere{}, ssrc: ssrc, pt: 96}, (*u.layers.Load())[0]
+		t.Cleanup(d.from.end)
+		e.bind(d, d.bound)
+		downs[ssrc] = d
+	}
+	report := &rtcp.ReceiverReport{SSRC: 1, Reports: []rtcp.ReceptionReport{{SSRC: 2, FractionLost: 10}, {SSRC: 9}, {SSRC: 3, FractionLost: 20}}}
+	all, err := rtcp.Marshal([]rtcp.Packet{report, &rtcp.SourceDescription{Chunks: []rtcp.SourceDescriptionChunk{{Source: 1}}}})
+	require.NoError(t, err)
+	all = append(all, feedbackOf(t, 1, 7, []int{0})...)
+	require.True(t, e.hear(all, start))
+	require.EqualValues(t, 11, downs[2].heard.lost.Load())
+	require.EqualValues(t, 21, downs[3].heard.lost.Load())
+	require.True(t, e.heard)
+	for ssrc, ask := range map[uint32]rtcp.Packet{2: &rtcp.PictureLossIndication{MediaSSRC: 2}, 3: &rtcp.FullIntraRequest{FIR: []rtcp.FIREntry{{SSRC: 3}}}} {
+		require.False(t, downs[ssrc].from.waited.Load())
+		b, err := ask.Marshal()
+		require.NoError(t, err)
+		require.True(t, e.hear(b, start))
+		require.True(t, downs[ssrc].from.waited.Load(), "a keyframe was asked for")
+	}
+
+	both, err := rtcp.Marshal([]rtcp.Packet{&rtcp.ReceiverReport{SSRC: 1, Reports: []rtcp.ReceptionReport{{SSRC: 2, FractionLost: 99}}}, &rtcp.SenderReport{SSRC: 1}})
+	require.NoError(t, err)
+	require.False(t, e.hear(both, start))
+	require.EqualValues(t, 11, downs[2].heard.lost.Load(), "half of it would be read twice")
+	require.False(t, e.hear(all[:len(all)-1], start), "one that is cut off")
+}
+
 // Whatever a client sends in place of feedback is read within bounds.
 func FuzzFeedback(f *testing.F) {
 	f.Add(feedbackOf(f, 65530, 77, []int{0, 1, -1, 300, 4, 5, -1, -1, 9}))
@@ -108,6 +145,7 @@ func FuzzFeedback(f *testing.F) {
 		list := (&acks{}).read(slices.Clone(b))
 		require.LessOrEqual(t, len(list), maxStatuses)
 		e.feedback(slices.Clone(b), now)
+		e.hear(slices.Clone(b), now)
 		source := &tap{ssrc: 2, out: e}
 		if len(b) > 1 && b[1] != rtcpSenderReport {
 			source.Write(slices.Clone(b))

@@ -324,14 +324,16 @@ func TestAnEmptyRoomIsForgottenAfterAMinute(t *testing.T) {
 	})
 }
 
-// inside runs f in the loop of the room's only peer.
-func (w *world) inside(t *testing.T, f func(p *peer)) {
+// inside runs f in the loop of the room's only peer, or of one of several.
+func (w *world) inside(t *testing.T, f func(p *peer), which ...orama.PeerID) {
 	t.Helper()
 	done := make(chan struct{})
 	r := w.room("daily")
 	r.inbox.post(func() {
 		for _, p := range r.peers {
-			p.post(func() { f(p); close(done) })
+			if len(which) == 0 || p.id == which[0] {
+				p.post(func() { f(p); close(done) })
+			}
 		}
 	})
 	wait(t, done, "the peer's loop")

@@ -132,6 +132,10 @@ func (s *Stream) Switch(ts uint32) { s.fresh, s.wantTS = true, ts }
 
 func (s *Stream) begin(seq uint16, ts uint32, i *Info) {
 	s.seq.begin(seq, 0xffff)
+	if !s.seq.sent {
+		// In the lower half: whoever missed everything until the numbers run over would never guess SRTP's rollover counter (RFC 3711 section 3.3.1).
+		s.seq.off = seq & 0x8000
+	}
 	s.pidOpen, s.frameOpen = false, false
 	if s.begun {
 		if int32(s.wantTS-s.lastTS) < 1 {
