@@ -95,13 +95,13 @@ func (l *ledger) leaves(who string) {
 	}
 }
 
-// note takes what somebody has got of each track so far, and finds what does not rise.
-func (l *ledger) note(who string, counts map[string]uint64) {
+// note takes what somebody has got of each track so far, and reports whether it has found what does not rise.
+func (l *ledger) note(who string, counts map[string]uint64) (stuck bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s, now := l.subs[who], time.Now()
 	if s == nil {
-		return
+		return false
 	}
 	for track, since := range l.sent {
 		if l.whom[track] == who {
@@ -128,10 +128,11 @@ func (l *ledger) note(who string, counts map[string]uint64) {
 			}
 			*p = progress{count: n, at: now}
 		} else if still := now.Sub(p.at); still > allowed && !p.told && still > held(l.t, allowed, p.at) {
-			p.told = true
+			p.told, stuck = true, true
 			l.told = append(l.told, fmt.Sprintf("%s: nothing of %s's %s for %v at %d", who, l.whom[track], track, still, n))
 		}
 	}
+	return stuck
 }
 
 // bot is a peer of the Go client.
@@ -258,7 +259,9 @@ func (l *ledger) follow(ctx context.Context, people []*person) {
 			for id, f := range all {
 				counts[id] = f.Frames
 			}
-			l.note(p.user, counts)
+			if l.note(p.user, counts) {
+				l.t.Logf("at %d: %s", time.Now().UnixMilli()%1e6, p.state())
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -20,6 +20,7 @@ type shot struct {
 	tl0               uint8
 	targets           string // AV1: its indications
 	begins            bool   // the first of its picture
+	ts                uint32 // of a capture
 	packets           int
 	offered, sent     int // packets that came while the encoding was watched, and that went on
 }

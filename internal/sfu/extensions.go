@@ -202,7 +202,7 @@ func (l *layer) describe(p *packet) {
 func (e *egress) extendLocked(out []byte, c *parcel, p *packet, number uint16) []byte {
 	views := p.ext
 	if b := views[extDependency]; b != nil && c.as.exts[extDependency] != 0 {
-		if views[extDependency] = nil; p.info.Described() {
+		if views[extDependency] = nil; p.info.Described() && c.from.up.read.Describes() {
 			if n := p.info.Rewrite(b, e.deps[:], c.n.Frame, c.n.Mask); n > 0 {
 				views[extDependency] = e.deps[:n]
 			}

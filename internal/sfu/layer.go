@@ -216,14 +216,19 @@ func (u *up) add(t *webrtc.TrackRemote, order int, reports *reports) *layer {
 	if u.ended || len(have) >= maxLayers {
 		return nil
 	}
-	l := &layer{up: u, rid: t.RID(), track: t, ssrc: uint32(t.SSRC()), order: order, reports: reports}
-	if u.read == rewrite.AV1 || u.read == rewrite.VP9 {
-		l.deps = &rewrite.Dependencies{}
-	}
+	l := &layer{up: u, rid: t.RID(), track: t, ssrc: uint32(t.SSRC()), order: order, reports: reports, deps: dependenciesOf(u.read)}
 	next := append(slices.Clone(have), l)
 	slices.SortStableFunc(next, func(a, b *layer) int { return cmp.Compare(a.order, b.order) })
 	u.layers.Store(&next)
 	return l
+}
+
+// dependenciesOf gives what reads the dependency descriptors of a codec; nil where nothing is known of its frames.
+func dependenciesOf(c rewrite.Codec) *rewrite.Dependencies {
+	if c == rewrite.Opaque {
+		return nil
+	}
+	return &rewrite.Dependencies{}
 }
 
 // remove takes an encoding off, and reports whether it was the last.

@@ -29,6 +29,10 @@ func CodecOf(mime string) Codec {
 	return Opaque
 }
 
+// Describes reports whether a subscriber is sent dependency descriptors of the codec. Of VP8 and H.264 they stay behind: who gets one goes by it
+// alone, and with a lost structure could decode nothing until the next keyframe, where the payload says all that a decoder needs.
+func (c Codec) Describes() bool { return c == AV1 || c == VP9 }
+
 // Info is what a packet says of the frame it belongs to. The zero value is a packet that says nothing.
 type Info struct {
 	Key      bool   // a decoder can start with the picture that begins here
