@@ -175,7 +175,7 @@ func (f *footage) replay(s *stage, from, to int, between func()) {
 		if c.shot == nil && c.again < 0 {
 			s.decoder.astray++ // padding, with a number of its own
 		}
-		if c.shot == nil || c.again >= 0 && s.decoder.clean || i > ended[c.enc] {
+		if c.shot == nil || c.again >= 0 && (s.decoder.clean || c.again < from) || i > ended[c.enc] {
 			continue
 		}
 		if !begun[c.enc] && (c.again >= 0 || !c.shot.key || c.raw[len(c.raw)-1] != 0 || c.shot.spatial > 0) {

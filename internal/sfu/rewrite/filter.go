@@ -191,7 +191,8 @@ func (f *follower) turn(d *Descriptor, spatial, temporal uint8) {
 	now, to := &d.of.target[f.now], &d.of.target[want]
 	// What both have in common, to go down in one way before going up in the other.
 	meet := d.of.choose(d.active, min(now.spatial, to.spatial), min(now.temporal, to.temporal))
-	begins := d.def.spatial <= f.lastSpatial // a picture, and not a layer inside one
+	// A picture begins, and not a layer inside one; nor is what comes before in the picture late, whose end the marker would then be at too.
+	begins := d.def.spatial <= f.lastSpatial && (d.def.spatial == 0 || d.Seq == f.newest+1)
 	// Inside a picture the end must be ahead still, as it was before, or the marker would be there twice or never.
 	ahead := begins || d.def.spatial <= now.spatial && d.def.spatial <= to.spatial
 	switch {
