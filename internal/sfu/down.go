@@ -52,9 +52,9 @@ type down struct {
 
 	out    rewrite.Stream
 	filter *rewrite.Filter // nil: it is sound
-	from   *layer // whose packets are sent; nil: none yet
-	asked  *layer // a keyframe of it was asked for, to switch to it
-	broken bool   // packets were left out, as in a pause: it goes on with a keyframe
+	from   *layer          // whose packets are sent; nil: none yet
+	asked  *layer          // a keyframe of it was asked for, to switch to it
+	broken bool            // packets were left out, as in a pause: it goes on with a keyframe
 	lim    limits
 	lastAt time.Time // when a packet was sent last
 }

@@ -20,7 +20,7 @@ const (
 // what is lost does.
 type numbers struct {
 	ring *[window]number // nil until it begins
-	mask uint16 // of the width
+	mask uint16          // of the width
 	off  uint16
 	last uint16 // highest of the source
 	out  uint16 // highest given
