@@ -56,7 +56,7 @@ func serve(args []string) error {
 	return fmt.Errorf("no server %q", args[0])
 }
 
-// profiles writes a CPU profile from one SIGUSR1 to the next, and the allocations before and after.
+// profiles writes a CPU profile from one SIGUSR1 to the next, the allocations before and after, and what goroutines there are then.
 func profiles(ctx context.Context, prefix string) {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR1)
@@ -88,16 +88,20 @@ func profile(ctx context.Context, asked <-chan os.Signal, prefix string) error {
 	case <-asked:
 	}
 	pprof.StopCPUProfile()
-	return errors.Join(cpu.Close(), allocations(prefix+".allocs.pprof"))
+	return errors.Join(cpu.Close(), allocations(prefix+".allocs.pprof"), write("goroutine", prefix+".goroutines.pprof"))
 }
 
 // allocations writes those since the process began. They are in the profile two collections later.
 func allocations(path string) error {
 	runtime.GC()
 	runtime.GC()
+	return write("allocs", path)
+}
+
+func write(profile, path string) error {
 	f, err := os.Create(filepath.Clean(path))
 	if err != nil {
 		return err
 	}
-	return errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())
+	return errors.Join(pprof.Lookup(profile).WriteTo(f, 0), f.Close())
 }

@@ -242,7 +242,7 @@ func (p *person) connect(c signal.Credentials) error {
 	s.DisableActiveTCP(true)
 	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
 	s.SetRelayAcceptanceMinWait(0)
-	s.SetICETimeouts(time.Minute, 2*time.Minute, 2*time.Second) // a saturated server is no dead one
+	s.SetICETimeouts(time.Minute, 2*time.Minute, 2*time.Second)           // a saturated server is no dead one
 	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleClient); err != nil { // as browsers do
 		return err
 	}

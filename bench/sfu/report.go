@@ -12,18 +12,19 @@ import (
 
 // Figures of a row, by key.
 const (
-	keyIdle      = "idle_percent"
-	keyLightCPU  = "light_cpu_us"
-	keyLightPath = "light_path_cpu_us"
-	keyCPU       = "cpu_us"
-	keyPath      = "path_cpu_us"
-	keyRate      = "saturation_per_second"
-	keyEqualRate = "equal_per_second"
-	keyP50       = "p50_ms"
-	keyP99       = "p99_ms"
-	keyLoss      = "loss_percent"
-	keyMemory    = "kb_per_person"
-	keyJoin      = "join_ms"
+	keyIdle        = "idle_percent"
+	keyLightCPU    = "light_cpu_us"
+	keyLightPath   = "light_path_cpu_us"
+	keyCPU         = "cpu_us"
+	keyPath        = "path_cpu_us"
+	keyRate        = "saturation_per_second"
+	keyEqualRate   = "equal_per_second"
+	keyP50         = "p50_ms"
+	keyP99         = "p99_ms"
+	keyLoss        = "loss_percent"
+	keyMemory      = "kb_per_person"
+	keyFirstMemory = "kb_per_person_first_room"
+	keyJoin        = "join_ms"
 )
 
 // bar is what a figure of ours is held against: itself, or its ratio to another's.
@@ -60,7 +61,7 @@ type figure struct {
 
 // figures of a cell. The project's bars for p99 and for the whole path are LiveKit's; here they are held against stock.
 func figures(name, way string) []figure {
-	memory := figure{keyMemory, "SFU's memory, kB a person", nil}
+	memory := figure{keyMemory, "SFU's memory, kB a person more", nil}
 	if name == "50" || name == "300" { // a person has one publisher's tracks
 		memory.bar = &bar{limit: 400}
 	}
@@ -79,6 +80,7 @@ func figures(name, way string) []figure {
 		figure{keyP50, "p50 at equal load, ms", nil},
 		figure{keyP99, "p99 at equal load, ms", &bar{limit: 0.5, to: nameStock, note: " (asked of LiveKit's)"}},
 		figure{keyLoss, "lost at equal load, %", nil},
+		figure{keyFirstMemory, "SFU's memory, kB a person of the first", nil},
 		memory)
 	if way == wayRelay {
 		out = append(out, figure{keyJoin, "join to first media, ms", &bar{limit: 150}})

@@ -75,7 +75,7 @@ type standalone struct {
 // TURNStandalone is the life of a TURN server of its own. It serves the tenants of a file until ctx ends, and then keeps
 // living relays for at most the time to drain.
 func TURNStandalone(ctx context.Context, o Standalone) error {
-	thrifty()
+	thrifty(50)
 	s := &standalone{Standalone: o, reg: newRegistry(), watch: tenantsWatch{path: o.Tenants},
 		taken: prometheus.NewGauge(prometheus.GaugeOpts{Name: "orama_turn_tenants_file_ok",
 			Help: "1 while the tenants file is the one in force, 0 while it is refused."})}

@@ -41,7 +41,7 @@ func (u Unit) mode() os.FileMode {
 // it serves those namespaces alone of which somebody holds a lease. A value of upgrade has the program, as it is now, take
 // the place of this process, which then serves what it has to its end.
 func TURN(ctx context.Context, u Unit, leases bool, upgrade <-chan os.Signal) error {
-	thrifty()
+	thrifty(50)
 	program, err := ownProgram()
 	if err != nil {
 		return err
@@ -159,11 +159,11 @@ func (t *turnProcess) follow(ctx context.Context, served <-chan error) (drain bo
 	}
 }
 
-// thrifty has the collector keep the heap within half of what lives, instead of the same again. A relay and a peer of an SFU live for
+// thrifty has the collector keep the heap within so many percent more than what lives, instead of twice that. A relay and a peer of an SFU live for
 // hours and their packets allocate next to nothing, so that costs little and makes each of them a quarter smaller. GOGC overrules it.
-func thrifty() {
+func thrifty(percent int) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(percent)
 	}
 }
 

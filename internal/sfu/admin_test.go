@@ -494,7 +494,7 @@ func (c *crowd) join() {
 	i := len(c.peers)
 	q := joinRequest{ticket: auth.Ticket{User: orama.UserID(fmt.Sprintf("user-%d", i))}, join: signal.Join{Name: "x", Metadata: json.RawMessage(`{"hand":true}`)}}
 	p := newPeer(c.room, q, signal.Permissions{Subscribe: true})
-	p.sock = &socket{out: make(chan []byte, maxQueued), end: make(chan closing, 1), slow: func() {}}
+	p.sock = &socket{out: frameQueue{wake: make(chan struct{}, 1)}, end: make(chan closing, 1), slow: func() {}}
 	m, rest := c.enter(p)
 	p.post(func() { p.send(m) })
 	p.tell(rest)
@@ -507,8 +507,8 @@ func (c *crowd) settle() {
 		for _, f := range p.inbox.take() {
 			f()
 		}
-		for len(p.sock.out) > 0 {
-			c.got[p] = append(c.got[p], string(<-p.sock.out))
+		for b := p.sock.out.pop(); b != nil; b = p.sock.out.pop() {
+			c.got[p] = append(c.got[p], string(b))
 		}
 	}
 }

@@ -51,10 +51,10 @@ type down struct {
 	reported reported
 
 	out    rewrite.Stream
-	filter rewrite.Filter
-	from   *layer // whose packets are sent; nil: none yet
-	asked  *layer // a keyframe of it was asked for, to switch to it
-	broken bool   // packets were left out, as in a pause: it goes on with a keyframe
+	filter *rewrite.Filter // nil: it is sound
+	from   *layer          // whose packets are sent; nil: none yet
+	asked  *layer          // a keyframe of it was asked for, to switch to it
+	broken bool            // packets were left out, as in a pause: it goes on with a keyframe
 	lim    limits
 	lastAt time.Time // when a packet was sent last
 }
@@ -62,6 +62,9 @@ type down struct {
 // newDown makes a section's track for u, to the subscriber that to leads to. It is not sending yet.
 func newDown(u *up, to *egress) *down {
 	d := &down{kind: u.kind, codec: u.codec, to: to}
+	if d.kind == webrtc.RTPCodecTypeVideo {
+		d.filter = &rewrite.Filter{}
+	}
 	d.assign(u)
 	return d
 }
@@ -238,7 +241,9 @@ func (d *down) switchTo(p *packet) {
 		}
 	}
 	d.out.Switch(ts)
-	d.filter.Reset()
+	if d.filter != nil {
+		d.filter.Reset()
+	}
 	d.from, d.asked, d.broken = p.layer, nil, false
 }
 
@@ -255,7 +260,7 @@ func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
 		return
 	}
 	d.lastAt = p.at
-	if p.info.Deps != nil && d.bound.exts[extDependency] != 0 {
+	if d.filter != nil && p.info.Deps != nil && d.bound.exts[extDependency] != 0 {
 		n.Mask = d.filter.Mask(p.info.Deps)
 	}
 	d.packets, d.octets = d.packets+1, d.octets+uint32(len(payload))

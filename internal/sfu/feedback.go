@@ -22,8 +22,8 @@ type feedback struct {
 	build func() (interceptor.Interceptor, error)
 
 	mu     sync.Mutex
-	writer interceptor.RTCPWriter                   // guarded by mu
-	closed bool                                     // guarded by mu
+	writer interceptor.RTCPWriter                  // guarded by mu
+	closed bool                                    // guarded by mu
 	inner  atomic.Pointer[interceptor.Interceptor] // nil: nothing is published
 }
 

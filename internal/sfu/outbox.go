@@ -134,6 +134,7 @@ func (l *lane) put(from *outlet, to *destination, b []byte) bool {
 		signalOnce(l.wake)
 	case enough:
 		signalOnce(l.full)
+		runtime.Gosched() // on one processor nobody sends while a large room's frame is put here
 	}
 	return true
 }

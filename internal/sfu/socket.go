@@ -34,7 +34,7 @@ type closing struct {
 type socket struct {
 	conn   *websocket.Conn
 	frames chan frame    // from the reader; closed when it ends
-	out    chan []byte   // to the writer
+	out    frameQueue    // to the writer
 	end    chan closing  // to the writer; holds the first close
 	gone   chan struct{} // closed when the reader has ended
 	slow   func()        // called when the queue was full
@@ -56,7 +56,7 @@ func newSocket(conn *websocket.Conn, slow func()) *socket {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &socket{
 		conn: conn, slow: slow, cancel: cancel,
-		frames: make(chan frame), out: make(chan []byte, maxQueued), end: make(chan closing, 1), gone: make(chan struct{}),
+		frames: make(chan frame), out: frameQueue{wake: make(chan struct{}, 1)}, end: make(chan closing, 1), gone: make(chan struct{}),
 	}
 	s.wg.Go(func() { s.read(ctx) })
 	s.wg.Go(func() { s.write(ctx) })
@@ -75,9 +75,7 @@ func (s *socket) send(m signal.Message) {
 }
 
 func (s *socket) sendFrame(b []byte) {
-	select {
-	case s.out <- b:
-	default:
+	if !s.out.push(b) {
 		if s.close(signal.CloseTooFast, "frames were read too slowly") {
 			s.slow()
 		}
@@ -123,8 +121,8 @@ func (s *socket) write(ctx context.Context) {
 	defer s.cancel()
 	for {
 		select {
-		case b := <-s.out:
-			if s.writeFrame(ctx, b) != nil {
+		case <-s.out.wake:
+			if !s.flush(ctx) {
 				s.conn.CloseNow() //nolint:errcheck // it is broken
 				return
 			}
@@ -147,17 +145,53 @@ func (s *socket) writeFrame(ctx context.Context, b []byte) error {
 	return s.conn.Write(ctx, websocket.MessageText, b)
 }
 
-func (s *socket) flush(ctx context.Context) {
-	for {
-		select {
-		case b := <-s.out:
-			if s.writeFrame(ctx, b) != nil {
-				return
-			}
-		default:
-			return
+// flush writes what is queued. It reports false when the connection is broken, and stops early when the socket is to end without the rest.
+func (s *socket) flush(ctx context.Context) bool {
+	for b := s.out.pop(); b != nil; b = s.out.pop() {
+		if s.writeFrame(ctx, b) != nil {
+			return false
+		}
+		if c := s.fate.Load(); c != nil && c.code == signal.CloseTooFast {
+			return true
 		}
 	}
+	return true
+}
+
+// frameQueue holds what waits for the writer: seldom more than a few, so that a socket costs little. push never waits.
+type frameQueue struct {
+	wake chan struct{} // holds a token while list may be non-empty
+
+	mu   sync.Mutex
+	list [][]byte // guarded by mu
+}
+
+func (q *frameQueue) push(b []byte) bool {
+	q.mu.Lock()
+	ok := len(q.list) < maxQueued
+	if ok {
+		q.list = append(q.list, b)
+	}
+	q.mu.Unlock()
+	if ok {
+		signalOnce(q.wake)
+	}
+	return ok
+}
+
+// pop gives the oldest; nil: there is none.
+func (q *frameQueue) pop() []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.list) == 0 {
+		return nil
+	}
+	b := q.list[0]
+	q.list[0] = nil
+	if q.list = q.list[1:]; len(q.list) == 0 {
+		q.list = nil // and its memory
+	}
+	return b
 }
 
 // ping finds connections that are open at this end alone. The reader must run for it.

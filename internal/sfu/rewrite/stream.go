@@ -19,8 +19,8 @@ const (
 // numbers maps a source's numbers of a given width (16 or 15 bits) so that what is left out on purpose leaves no gap, and
 // what is lost does.
 type numbers struct {
-	ring [window]number
-	mask uint16 // of the width
+	ring *[window]number // nil until it begins
+	mask uint16          // of the width
 	off  uint16
 	last uint16 // highest of the source
 	out  uint16 // highest given
@@ -31,6 +31,9 @@ type numbers struct {
 // begin says that the next number is of another source, and follows what was given last.
 func (n *numbers) begin(first, mask uint16) {
 	n.mask, n.any = mask, false
+	if n.ring == nil {
+		n.ring = new([window]number)
+	}
 	clear(n.ring[:])
 	n.last = (first - 1) & mask
 	if n.sent {
