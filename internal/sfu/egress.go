@@ -3,6 +3,7 @@ package sfu
 import (
 	"encoding/binary"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type egress struct {
 
 	mu       sync.Mutex
 	sections map[uint32]*down // guarded by mu, as all below; by SSRC
+	padders  []*binding       // those whose retransmissions can carry padding
 	est      *bwe.Estimator   // nil until something is sent that feedback can speak of
 	pace     *bwe.Pacer[parcel]
 	acks     acks
@@ -51,7 +53,6 @@ type egress struct {
 	told     int       // the estimate then
 	scarce   bool      // and whether it was less than was wanted
 	spare    int       // how many packets may be sent again, times resendShare
-	padded   *binding  // whose retransmissions carry padding; nil: nobody's do
 	timer    *time.Timer
 	ticking  bool
 	closed   bool
@@ -97,15 +98,16 @@ func (e *egress) bind(d *down, b *binding) {
 	e.secure.bind(b)
 	e.sections[b.ssrc] = d
 	e.feeds = e.feeds || b.twccID != 0
+	if b.rtxPT != 0 && b.twccID != 0 {
+		e.padders = append(e.padders, b)
+	}
 }
 
 func (e *egress) release(b *binding) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.sections, b.ssrc)
-	if e.padded == b {
-		e.padded = nil
-	}
+	e.padders = slices.DeleteFunc(e.padders, func(p *binding) bool { return p == b })
 }
 
 func (e *egress) section(ssrc uint32) *down {
@@ -146,8 +148,6 @@ func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) uint16 {
 	class := bwe.Video
 	if audio {
 		class = bwe.Audio
-	} else if c.as.rtxPT != 0 {
-		e.padded = c.as
 	}
 	e.pace.Advance(p.at)
 	if probe, ok := e.pace.Pass(class, len(payload)+overhead, !e.scarceLocked(p.at)); ok {
@@ -264,7 +264,7 @@ func (e *egress) nextLocked() uint16 {
 
 // padLocked sends one packet of nothing, which a receiver counts and throws away, in the stream of retransmissions: RFC 4588 leaves their numbers to us.
 func (e *egress) padLocked(size, probe int, now time.Time) {
-	b := e.padded
+	b := e.padders[0]
 	for left := size; left > 0; left -= paddingMost + overhead {
 		b.rtx.rtxSeq++
 		number := e.nextLocked()
@@ -309,7 +309,7 @@ func (e *egress) run() {
 		e.fetchLocked(c, probe)
 	}
 	for size, probe := e.pace.Padding(); size > 0; size, probe = e.pace.Padding() {
-		if e.padded == nil {
+		if len(e.padders) == 0 {
 			e.pace.Probe(bwe.Cluster{})
 			break
 		}
@@ -342,7 +342,7 @@ func (e *egress) adjustLocked(now time.Time) {
 	target := e.est.Target()
 	e.target.Store(int64(target))
 	e.pace.Rate(target)
-	if e.padded != nil {
+	if len(e.padders) > 0 {
 		if c, ok := e.est.Probe(now); ok {
 			e.pace.Probe(c)
 			e.tickLocked()

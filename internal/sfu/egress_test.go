@@ -287,6 +287,26 @@ func TestASubscriberBehindAStep(t *testing.T) {
 	})
 }
 
+// Where no picture has room, nothing but padding finds out that the path has become wider, and any section can carry it: also when the one that
+// was sent last has gone, or was negotiated again.
+func TestAStarvedSubscriberIsFoundRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCall(t)
+		c.acc.rate = 100_000
+		c.run(10 * time.Second)
+		require.True(t, c.video.starved)
+		visitor := &binding{writer: c.acc, ssrc: 21, pt: 96, rtxSSRC: 22, rtxPT: 97, twccID: twccID}
+		d := newDown(c.ups[1], c.peer.out)
+		c.peer.out.bind(d, visitor)
+		c.peer.out.release(visitor)
+		c.acc.rate = 3_000_000
+		c.run(15 * time.Second)
+		require.False(t, c.video.starved)
+		require.Equal(t, 2, c.video.from.order)
+		c.unbroken()
+	})
+}
+
 // unbroken checks that the subscriber can decode what arrived.
 func (c *call) unbroken() {
 	var last *rtp.Header
