@@ -172,7 +172,8 @@ func (r *Room) retire() {
 		d.replace(nil)
 	}
 	for _, t := range r.locals {
-		t.detach()
+		s.detach(t)
+		t.setID("")
 	}
 	for _, d := range r.channels {
 		d.detach()

@@ -27,6 +27,15 @@ type session struct {
 	hurries atomic.Uint32              // candidates that hurry made up
 	early   []webrtc.ICECandidateInit  // arrived before the first offer
 	freed   map[string]bool            // by mid: let go of since the last answer; not to be taken before the next
+	sending map[*LocalTrack]*section
+}
+
+// section is what one of our own tracks is sent on.
+type section struct {
+	mid    string
+	sender *webrtc.RTPSender
+	lanes  []*lane
+	answer int // which of our answers made it
 }
 
 func configuration(c Credentials) webrtc.Configuration {
@@ -43,7 +52,7 @@ func newSession(r *Room, c Credentials) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{room: r, pc: pc, down: map[string]*downlink{}, freed: map[string]bool{}}
+	s := &session{room: r, pc: pc, down: map[string]*downlink{}, freed: map[string]bool{}, sending: map[*LocalTrack]*section{}}
 	post := func(fn func()) {
 		r.tasks.post(func() {
 			if r.sess == s {
@@ -174,7 +183,7 @@ func (s *session) answer(o *signal.Offer) (*signal.Answer, error) {
 		s.pc.AddICECandidate(c) //nolint:errcheck // a bad candidate is none
 	}
 	s.early = nil
-	return &signal.Answer{SDP: text, Tracks: s.room.refs()}, nil
+	return &signal.Answer{SDP: text, Tracks: s.named()}, nil
 }
 
 // slotsOf lists the sections on which the SFU would receive, by mid.
@@ -197,8 +206,8 @@ func slotsOf(offer string) (map[string]bool, error) {
 
 // release lets go of the tracks whose section the SFU ended.
 func (s *session) release() {
-	for _, t := range s.room.locals {
-		if t.mid != "" && !s.slots[t.mid] {
+	for t, at := range s.sending {
+		if !s.slots[at.mid] {
 			s.room.forget(t)
 		}
 	}
@@ -208,7 +217,7 @@ func (s *session) release() {
 // kind that the remote would receive on, the same that is found free here.
 func (s *session) fill() error {
 	for _, t := range s.room.locals {
-		if t.mid != "" || s.free(t.opts.Kind) == 0 {
+		if s.sending[t] != nil || s.free(t.opts.Kind) == 0 {
 			continue
 		}
 		if err := s.put(t); err != nil {
@@ -220,35 +229,71 @@ func (s *session) fill() error {
 
 // put puts one on the next free section.
 func (s *session) put(t *LocalTrack) error {
-	first := t.uplink
-	if len(t.layers) > 0 {
-		first = t.layers[0].uplink
+	at := &section{answer: s.offers + 1}
+	s.sending[t] = at
+	for _, u := range t.encodings() {
+		at.lanes = append(at.lanes, u.newLane(""))
 	}
-	sender, err := s.pc.AddTrack(first)
+	sender, err := s.pc.AddTrack(at.lanes[0])
 	if err != nil {
 		return err
 	}
 	for _, tr := range s.pc.GetTransceivers() {
 		if tr.Sender() == sender {
-			t.mid = tr.Mid()
+			at.mid = tr.Mid()
 		}
 	}
-	t.sender = sender
-	for n, l := range t.layers {
-		l.uplink.mu.Lock()
-		l.uplink.mid = t.mid
-		l.uplink.mu.Unlock()
+	at.sender = sender
+	for n, l := range at.lanes {
+		l.bound.Lock()
+		l.mid = at.mid
+		l.bound.Unlock()
 		if n > 0 {
-			if err := sender.AddEncoding(l.uplink); err != nil {
+			if err := sender.AddEncoding(l); err != nil {
 				return err
 			}
 		}
-		s.room.wg.Go(func() { l.readRTCP(sender) })
+	}
+	for n, l := range t.layers {
+		s.room.wg.Go(func() { l.readRTCP(sender, at.lanes[n]) })
 	}
 	if len(t.layers) == 0 {
 		s.room.wg.Go(func() { t.readRTCP(sender) })
 	}
 	return nil
+}
+
+// detach forgets the section of a track.
+func (s *session) detach(t *LocalTrack) {
+	if at := s.sending[t]; at != nil {
+		for _, l := range at.lanes {
+			l.drop(l)
+		}
+	}
+	delete(s.sending, t)
+}
+
+// confirm asks the SFU whether it has taken our latest answer. It handles the frames of a socket in their order, so its pong says so.
+func (s *session) confirm() {
+	for _, at := range s.sending {
+		if !at.lanes[0].open.Load() {
+			s.room.send(&signal.Ping{T: float64(s.offers)})
+			return
+		}
+	}
+}
+
+// taken opens the sections of an answer that the SFU has taken.
+func (s *session) taken(answer int) {
+	for t, at := range s.sending {
+		if at.answer > answer {
+			continue
+		}
+		for _, l := range at.lanes {
+			l.open.Store(true)
+		}
+		t.settle(nil)
+	}
 }
 
 // free counts the sections of a kind that a track could be put on.

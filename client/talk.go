@@ -83,6 +83,10 @@ func (r *Room) handleFrame(l *link, frame []byte) {
 		}
 	case *signal.Ping:
 		r.send(&signal.Pong{T: m.T})
+	case *signal.Pong:
+		if r.sess != nil {
+			r.sess.taken(int(m.T))
+		}
 	case *signal.Error:
 		r.handleError(m)
 	case *signal.ServerDraining:
@@ -149,6 +153,7 @@ func (r *Room) handleJoined(l *link, m *signal.Joined) {
 			r.sess.asked = true
 			r.send(&signal.Negotiate{})
 		}
+		r.sess.confirm()
 		r.wantSlots()
 	case !r.fresh: // the SFU would go on with a connection that is gone
 		r.startOver("the connection is gone")
@@ -225,11 +230,7 @@ func (r *Room) handleOffer(m *signal.Offer) {
 		return
 	}
 	r.send(a)
-	for _, t := range r.locals {
-		if t.mid != "" {
-			t.settle(nil)
-		}
-	}
+	r.sess.confirm()
 	r.wantSlots()
 }
 
@@ -246,7 +247,7 @@ func (r *Room) handleError(m *signal.Error) {
 	}
 	r.sess.asked = false
 	for _, t := range slices.Clone(r.locals) {
-		if t.mid == "" {
+		if r.sess.sending[t] == nil {
 			t.settle(orama.Errorf(kind, m.Code, "%.200s", m.Message))
 			r.forget(t)
 		}
@@ -268,7 +269,7 @@ func (r *Room) wantSlots() {
 	}
 	need := map[string]int{}
 	for _, t := range r.locals {
-		if t.mid == "" {
+		if r.sess.sending[t] == nil {
 			need[t.opts.Kind]++
 		}
 	}
@@ -285,11 +286,12 @@ func (r *Room) unpublish(t *LocalTrack) {
 	if !slices.Contains(r.locals, t) {
 		return
 	}
-	if r.sess != nil && t.sender != nil {
-		if err := r.sess.pc.RemoveTrack(t.sender); err != nil {
+	if s := r.sess; s != nil && s.sending[t] != nil {
+		at := s.sending[t]
+		if err := s.pc.RemoveTrack(at.sender); err != nil {
 			r.opts.Logger.Debug("unpublish", "err", err)
 		}
-		r.sess.freed[t.mid], r.sess.asked = true, true
+		s.freed[at.mid], s.asked = true, true
 		r.send(&signal.Negotiate{})
 	}
 	r.forget(t)
@@ -297,7 +299,10 @@ func (r *Room) unpublish(t *LocalTrack) {
 
 // forget drops a track for good.
 func (r *Room) forget(t *LocalTrack) {
-	t.detach()
+	if r.sess != nil {
+		r.sess.detach(t)
+	}
+	t.setID("")
 	t.settle(errClosed)
 	r.locals = slices.DeleteFunc(slices.Clone(r.locals), func(o *LocalTrack) bool { return o == t })
 }
@@ -319,11 +324,12 @@ func (r *Room) closeData(d *DataChannel) {
 	}
 }
 
-func (r *Room) refs() []signal.TrackRef {
+// named lists what the session sends, in the order of publication.
+func (s *session) named() []signal.TrackRef {
 	var out []signal.TrackRef
-	for _, t := range r.locals {
-		if t.mid != "" {
-			out = append(out, t.ref())
+	for _, t := range s.room.locals {
+		if at := s.sending[t]; at != nil {
+			out = append(out, t.ref(at.mid))
 		}
 	}
 	return out
@@ -349,8 +355,11 @@ func (r *Room) dropPeer(id orama.PeerID, reason string) {
 // putTrack notes a track; one of our own learns its id by the section it is sent on.
 func (r *Room) putTrack(peer orama.PeerID, t Track) {
 	if peer == r.PeerID() {
-		for _, l := range r.locals {
-			if l.mid != "" && l.mid == t.Mid && l.ID() != t.TrackID {
+		if r.sess == nil {
+			return
+		}
+		for l, at := range r.sess.sending {
+			if at.mid == t.Mid && l.ID() != t.TrackID {
 				l.setID(t.TrackID)
 				if l.Muted() != t.Muted && !t.Locked {
 					r.tellMuted(l)
