@@ -16,6 +16,7 @@ import (
 // session is one PeerConnection of a Room. Its fields and methods belong to the Room's loop.
 type session struct {
 	room    *Room
+	place   *place
 	pc      *webrtc.PeerConnection
 	refs    map[string]signal.TrackRef // by mid: what the SFU sends, from its latest offer
 	down    map[string]*downlink       // by mid
@@ -28,6 +29,7 @@ type session struct {
 	early   []webrtc.ICECandidateInit  // arrived before the first offer
 	freed   map[string]bool            // by mid: let go of since the last answer; not to be taken before the next
 	sending map[*LocalTrack]*section
+	seen    atomic.Int64 // Unix nanoseconds of the latest RTP packet of any track
 }
 
 // section is what one of our own tracks is sent on.
@@ -35,7 +37,8 @@ type section struct {
 	mid    string
 	sender *webrtc.RTPSender
 	lanes  []*lane
-	answer int // which of our answers made it
+	answer int           // which of our answers made it
+	id     orama.TrackID // of the track at this place; "" until the SFU has published it
 }
 
 func configuration(c Credentials) webrtc.Configuration {
@@ -47,15 +50,16 @@ func configuration(c Credentials) webrtc.Configuration {
 }
 
 // newSession makes the connection that the SFU's first offer will start.
-func newSession(r *Room, c Credentials) (*session, error) {
+func newSession(p *place, c Credentials) (*session, error) {
+	r := p.room
 	pc, err := r.api.NewPeerConnection(configuration(c))
 	if err != nil {
 		return nil, err
 	}
-	s := &session{room: r, pc: pc, down: map[string]*downlink{}, freed: map[string]bool{}, sending: map[*LocalTrack]*section{}}
+	s := &session{room: r, place: p, pc: pc, down: map[string]*downlink{}, freed: map[string]bool{}, sending: map[*LocalTrack]*section{}}
 	post := func(fn func()) {
 		r.tasks.post(func() {
-			if r.sess == s {
+			if p.sess == s && r.at(p) {
 				fn()
 			}
 		})
@@ -65,10 +69,8 @@ func newSession(r *Room, c Credentials) (*session, error) {
 	pc.OnICEConnectionStateChange(func(webrtc.ICEConnectionState) { post(s.changed) })
 	pc.OnTrack(func(t *webrtc.TrackRemote, rec *webrtc.RTPReceiver) { post(func() { s.received(t, rec) }) })
 	pc.OnDataChannel(r.listen)
-	for _, d := range r.channels {
-		if err := d.attach(pc); err != nil {
-			return nil, err
-		}
+	if p == r.here {
+		return s, r.openChannels(pc)
 	}
 	return s, nil
 }
@@ -78,21 +80,31 @@ func (s *session) setServers(c Credentials) error { return s.pc.SetConfiguration
 
 // changed looks at the connection's state again: events may be late, the state is not.
 func (s *session) changed() {
-	switch state := s.pc.ConnectionState(); state {
+	state := s.pc.ConnectionState()
+	switch state {
 	case webrtc.PeerConnectionStateConnected:
 		if s.upSince.IsZero() {
 			s.upSince = time.Now()
 		}
 		s.room.review()
-	case webrtc.PeerConnectionStateDisconnected, webrtc.PeerConnectionStateFailed:
+		s.room.look()
+		return
+	default:
 		s.upSince = time.Time{}
+	}
+	if s.place != s.room.here {
+		if state == webrtc.PeerConnectionStateClosed || state == webrtc.PeerConnectionStateFailed {
+			s.room.tryAgain("media at the new place: " + state.String())
+		}
+		return
+	}
+	switch state {
+	case webrtc.PeerConnectionStateDisconnected, webrtc.PeerConnectionStateFailed:
 		s.room.lose("media", state.String())
 	case webrtc.PeerConnectionStateClosed: // by the SFU: DTLS said so
-		s.upSince = time.Time{}
 		s.room.lose("media", state.String())
 		s.room.startOver("the SFU closed the connection")
 	default:
-		s.upSince = time.Time{}
 	}
 }
 
@@ -103,7 +115,7 @@ func (s *session) trickle(c *webrtc.ICECandidate) {
 		m.Candidate = &signal.CandidateInit{Candidate: init.Candidate, SDPMid: init.SDPMid,
 			SDPMLineIndex: init.SDPMLineIndex, UsernameFragment: init.UsernameFragment}
 	}
-	s.room.send(m)
+	s.place.send(m)
 	if c != nil && !s.hurried {
 		s.hurried = true
 		s.room.wg.Go(s.hurry)
@@ -277,7 +289,7 @@ func (s *session) detach(t *LocalTrack) {
 func (s *session) confirm() {
 	for _, at := range s.sending {
 		if !at.lanes[0].open.Load() {
-			s.room.send(&signal.Ping{T: float64(s.offers)})
+			s.place.send(&signal.Ping{T: float64(s.offers)})
 			return
 		}
 	}
@@ -347,7 +359,7 @@ func (s *session) received(remote *webrtc.TrackRemote, rec *webrtc.RTPReceiver) 
 	d := &downlink{mid: mid, remote: remote}
 	s.down[mid] = d
 	s.assign(d)
-	s.room.wg.Go(func() { d.pump(&s.room.seen) })
+	s.room.wg.Go(func() { d.pump(&s.seen) })
 	s.room.wg.Go(func() { drainRTCP(rec) })
 }
 
@@ -391,10 +403,10 @@ func (s *session) assign(d *downlink) {
 		d.replace(nil)
 	default:
 		pc, ssrc := s.pc, d.remote.SSRC()
-		t := newRemoteTrack(peer, s.room.describe(peer, id, d.remote.Kind().String()), d.remote.Codec(), func() error {
+		t := newRemoteTrack(peer, s.place.describe(peer, id, d.remote.Kind().String()), d.remote.Codec(), func() error {
 			return requestKeyframe(pc, ssrc)
 		})
-		if d.replace(t) {
+		if d.replace(t) && s.place == s.room.here {
 			s.room.announce(t)
 		}
 	}
