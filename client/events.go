@@ -26,7 +26,8 @@ type (
 		State State
 		Err   error
 	}
-	// PeerJoined tells of a new peer; PeerLeft of its end, by reason "left", "lost", "kicked" or "room_closed".
+	// PeerJoined tells of a new peer; PeerLeft of its end, by reason "left", "lost", "kicked" or "room_closed",
+	// or "moved": the Room is at another place, where whoever came along has been told of by PeerJoined.
 	PeerJoined struct{ Peer Peer }
 	PeerLeft   struct {
 		PeerID orama.PeerID
@@ -49,11 +50,14 @@ type (
 	Speakers struct{ Levels []Level }
 	// Quality gives the state of the peers' connections.
 	Quality struct{ Peers []PeerQuality }
-	// Draining tells that the SFU asked to move; the Room does so by itself, leaving before it joins anew: media pauses meanwhile.
+	// Draining tells that the SFU asked to move; the Room does so by itself.
 	Draining struct {
 		Reason   string
 		Deadline time.Duration
 	}
+	// Moved tells that the Room is at another SFU, as another peer, and has media there. PeerJoined and OnTrack told before it of who
+	// and what is there (Peer.MovingFrom names who it was), and the tracks of the old place end with it: of nothing there is a pause.
+	Moved struct{ From, To orama.PeerID }
 	// Refused tells that the SFU could not honour a frame. Code is stable (docs/protocol.md).
 	Refused struct {
 		Code      string
@@ -71,6 +75,7 @@ func (TrackMuted) event()       {}
 func (Speakers) event()         {}
 func (Quality) event()          {}
 func (Draining) event()         {}
+func (Moved) event()            {}
 func (Refused) event()          {}
 
 // State is how a Room is doing.

@@ -54,6 +54,18 @@ func checkLayers(o *TrackOptions) error {
 	return nil
 }
 
+// encodings are what of the track is sent, the smallest first.
+func (t *LocalTrack) encodings() []*uplink {
+	if len(t.layers) == 0 {
+		return []*uplink{t.uplink}
+	}
+	var all []*uplink
+	for _, l := range t.layers {
+		all = append(all, l.uplink)
+	}
+	return all
+}
+
 // Layer gives one encoding of a track that was published with Layers; nil if there is none of the name.
 func (t *LocalTrack) Layer(rid string) *Layer {
 	for _, l := range t.layers {
@@ -76,13 +88,13 @@ func (l *Layer) WriteRTP(p *rtp.Packet) error {
 }
 
 // readRTCP reads what comes back for a layer until its sender stops. Whatever comes says that the SFU knows the layer by its SSRC.
-func (l *Layer) readRTCP(s *webrtc.RTPSender) {
+func (l *Layer) readRTCP(s *webrtc.RTPSender, at *lane) {
 	for {
 		packets, _, err := s.ReadSimulcastRTCP(l.uplink.rid)
 		if err != nil {
 			return
 		}
-		l.uplink.known.Store(true)
+		at.known.Store(true)
 		for _, p := range packets {
 			switch p.(type) {
 			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:

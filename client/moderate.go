@@ -31,19 +31,24 @@ type Moderation interface{ signal.Message }
 func (r *Room) Moderate(ctx context.Context, m Moderation) error {
 	switch m.(type) {
 	case *Kick, *Mute, *Permit, *SetRoom, *SetPeer:
-		return r.do(ctx, func() { r.send(m) })
+		return r.do(ctx, func() { r.here.send(m) })
 	}
 	return orama.Errorf(orama.KindInvalid, "invalid", "%s is no moderation", m.Type())
 }
 
-// LastN says how many videos to receive at most, those that matter most; below 0: all. It is not repeated after a recovery that
-// started over.
+// LastN says how many videos to receive at most, those that matter most; below 0: all. Recoveries and moves
+// repeat it.
 func (r *Room) LastN(ctx context.Context, videos int) error {
 	m := &signal.LastN{}
 	if videos >= 0 {
 		m.Videos = &videos
 	}
-	return r.do(ctx, func() { r.send(m) })
+	return r.do(ctx, func() {
+		r.lastN = m
+		for _, p := range r.places() {
+			p.send(m)
+		}
+	})
 }
 
 type (
@@ -74,25 +79,25 @@ func (RoomChanged) event()        {}
 func (Held) event()               {}
 
 // handleModerated keeps what admins and others have changed.
-func (r *Room) handleModerated(m signal.Message) {
+func (r *Room) handleModerated(p *place, m signal.Message) {
 	switch m := m.(type) {
 	case *signal.PeerChanged:
 		r.mu.Lock()
-		if p := r.peers[m.PeerID]; p != nil {
-			p.Name, p.Metadata = m.Name, m.Metadata
+		if o := p.peers[m.PeerID]; o != nil {
+			o.Name, o.Metadata = m.Name, m.Metadata
 		}
 		r.mu.Unlock()
-		r.emit(PeerChanged{m.PeerID, m.Name, m.Metadata})
+		p.tell(PeerChanged{m.PeerID, m.Name, m.Metadata})
 	case *signal.PermissionsChanged:
 		r.mu.Lock()
-		if m.PeerID == r.peerID {
-			r.perms = m.Permissions
+		if m.PeerID == p.peerID {
+			p.perms = m.Permissions
 		}
 		r.mu.Unlock()
-		r.emit(PermissionsChanged{m.PeerID, m.Permissions, m.By})
+		p.tell(PermissionsChanged{m.PeerID, m.Permissions, m.By})
 	case *signal.RoomChanged:
-		r.emit(RoomChanged{m.Settings, m.By})
+		p.tell(RoomChanged{m.Settings, m.By})
 	case *signal.Held:
-		r.emit(Held{m.TrackIDs})
+		p.tell(Held{m.TrackIDs})
 	}
 }

@@ -31,7 +31,7 @@ type Options struct {
 	AutoSubscribe *bool    // nil means true: every track of the others arrives without asking
 
 	// OnTrack is called with the first packet of a track, and again for the same track after a
-	// recovery that needed a new connection. OnTrack and OnEvent share one goroutine, in order:
+	// recovery that needed a new connection and after a move to another server. OnTrack and OnEvent share one goroutine, in order:
 	// they should return soon and may call any method of the Room but Close and Leave.
 	OnTrack func(*RemoteTrack)
 	OnEvent func(Event)

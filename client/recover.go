@@ -48,7 +48,7 @@ func (r *Room) lose(what, why string) {
 	if r.outage == nil {
 		r.opts.Logger.Info("lost", "what", what, "why", why)
 		r.outage = &outage{since: now, next: now.Add(grace), deadline: now.Add(restartsFor), watched: now}
-		r.outage.expect = now.Sub(time.Unix(0, r.seen.Load())) < flowWithin
+		r.outage.expect = now.Sub(r.here.seen()) < flowWithin
 		r.tick.Reset(watchEvery)
 	}
 	r.review()
@@ -61,7 +61,9 @@ func (r *Room) review() {
 			r.opts.Logger.Info("connected", "after", time.Since(r.outage.since))
 		}
 		r.outage = nil
-		r.tick.Stop()
+		if r.move == nil {
+			r.tick.Stop()
+		}
 		r.setState(StateConnected, nil)
 		return
 	}
@@ -72,18 +74,18 @@ func (r *Room) review() {
 
 // whole reports whether socket and media are up and, after an outage, whether packets prove it.
 func (r *Room) whole(now time.Time) bool {
-	if r.sock == nil || !r.sock.joined || r.sess == nil || !r.sess.up() {
+	if !r.here.in() || !r.here.sess.up() {
 		return false
 	}
 	o := r.outage
-	if o == nil || time.Unix(0, r.seen.Load()).After(o.since) {
+	if o == nil || r.here.seen().After(o.since) {
 		return true
 	}
-	held := now.Sub(r.sess.upSince)
-	if o.expect && r.someTrack() {
+	held := now.Sub(r.here.sess.upSince)
+	if o.expect && r.here.someTrack() {
 		return held > proofWithin
 	}
-	return held > quietAfter || r.sess.packets() > 0
+	return held > quietAfter || r.here.sess.packets() > 0
 }
 
 func (s *session) up() bool {
@@ -91,11 +93,11 @@ func (s *session) up() bool {
 }
 
 // someTrack reports whether anybody else has a track that is not muted.
-func (r *Room) someTrack() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, p := range r.peers {
-		for _, t := range p.Tracks {
+func (p *place) someTrack() bool {
+	p.room.mu.Lock()
+	defer p.room.mu.Unlock()
+	for _, o := range p.peers {
+		for _, t := range o.Tracks {
 			if !t.Muted {
 				return true
 			}
@@ -108,6 +110,7 @@ func (r *Room) someTrack() bool {
 func (r *Room) watch() {
 	now := time.Now()
 	r.review()
+	r.look()
 	if r.outage == nil {
 		return
 	}
@@ -130,7 +133,7 @@ func (o *outage) excuse(now time.Time) {
 // repair restarts ICE, again and again, and starts over when that does not help.
 func (r *Room) repair(now time.Time) {
 	o := r.outage
-	if o == nil || r.sock == nil || !r.sock.joined || r.sess == nil || r.sess.up() || now.Before(o.next) {
+	if o == nil || !r.here.in() || r.here.sess.up() || now.Before(o.next) {
 		return
 	}
 	if now.After(o.deadline) {
@@ -140,64 +143,86 @@ func (r *Room) repair(now time.Time) {
 	o.next = now.Add(min(restartFirst<<min(o.restarts, 8), restartMost))
 	o.restarts++
 	r.opts.Logger.Info("restarting ICE")
-	r.send(&signal.Negotiate{ICERestart: true})
+	r.here.send(&signal.Negotiate{ICERestart: true})
 }
 
-// startOver leaves the peer behind and joins as a new one.
+// startOver leaves the peer behind and joins as a new one. A new place that has let us in already is as good as that.
 func (r *Room) startOver(why string) {
 	if r.leaving {
 		return
 	}
+	if r.move.in() {
+		r.change()
+		return
+	}
+	r.endMove()
 	r.opts.Logger.Info("starting over", "why", why)
-	if l := r.sock; l != nil {
+	p := r.here
+	if l := p.sock; l != nil {
 		l.send(&signal.Leave{}) //nolint:errcheck // it is left anyway
 		l.bye()
-		r.sock = nil
+		p.sock = nil
 	}
-	r.resume = ""
+	p.resume = ""
 	r.generation++ // a dial on its way would resume the peer that is left here
 	r.lose("room", why)
-	r.retire()
+	r.retire(p)
 	r.redial(rand.N(startOverSpread)) //nolint:gosec // jitter
 }
 
-// retire ends the session. pion takes its time, which the loop does not wait for.
-func (r *Room) retire() {
-	s := r.sess
+// retire ends the session of a place. pion takes its time, which the loop does not wait for.
+func (r *Room) retire(p *place) {
+	s := p.sess
 	if s == nil {
 		return
 	}
-	r.sess = nil
+	p.sess = nil
 	for _, d := range s.down {
 		d.replace(nil)
 	}
 	for _, t := range r.locals {
-		t.detach()
+		s.detach(t)
+		if p == r.here {
+			t.setID("")
+		}
 	}
-	for _, d := range r.channels {
-		d.detach()
+	if p == r.here {
+		for _, d := range r.channels {
+			d.detach()
+		}
 	}
 	r.wg.Go(s.close)
 }
 
 // socketEnded decides what follows by the table of close codes.
-func (r *Room) socketEnded(code websocket.StatusCode) {
-	r.sock = nil
-	r.opts.Logger.Info("socket ended", "code", int(code))
-	r.follow(afterClose(code), "socket")
+func (r *Room) socketEnded(p *place, code websocket.StatusCode) {
+	v := afterClose(code)
+	switch {
+	case !r.at(p): // left
+	case p != r.here:
+		r.opts.Logger.Info("socket at the new place ended", "code", int(code))
+		r.tryAgain("its socket ended")
+	case v.stop == nil && r.move.in():
+		r.change()
+	default:
+		r.endMove()
+		r.opts.Logger.Info("socket ended", "code", int(code))
+		r.follow(v, "socket")
+	}
 }
 
 // dialed takes a new socket, or the reason why there is none.
 func (r *Room) dialed(generation int, ws *websocket.Conn, err error) {
-	stale := r.ctx.Err() != nil || r.sock != nil || generation != r.generation
+	stale := r.ctx.Err() != nil || r.here.sock != nil || generation != r.generation
 	switch {
 	case err == nil && stale:
 		r.wg.Go(func() { abandon(ws) })
 	case stale:
 	case err == nil:
-		r.attach(ws)
+		r.attach(r.here, ws)
 	default:
 		r.opts.Logger.Info("no socket", "err", err)
+		r.gateway++
 		r.follow(afterRefusal(err), "socket")
 	}
 }
@@ -243,7 +268,7 @@ func (r *Room) redial(after time.Duration) {
 	r.since = time.Time{}
 	delay := max(after, backoff(r.attempts))
 	r.attempts++
-	join, generation := r.joinFrame(), r.generation
+	join, generation, endpoint := r.joinFrame(r.here), r.generation, r.endpoints[r.gateway%len(r.endpoints)]
 	r.wg.Go(func() {
 		t := time.NewTimer(delay)
 		defer t.Stop()
@@ -252,7 +277,7 @@ func (r *Room) redial(after time.Duration) {
 			return
 		case <-t.C:
 		}
-		ws, err := r.dial(r.ctx, join)
+		ws, err := r.dial(r.ctx, endpoint, join)
 		r.tasks.post(func() { r.dialed(generation, ws, err) })
 	})
 }

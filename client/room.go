@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -21,39 +20,35 @@ const maxEvents = 4096
 
 // Room is one peer in one room. Close it when it is done with.
 type Room struct {
-	opts     Options
-	endpoint string
-	http     *http.Client
-	api      *webrtc.API
-	relays   *relayDialer
+	opts   Options
+	http   *http.Client
+	api    *webrtc.API
+	relays *relayDialer
 
 	ctx    context.Context //nolint:containedctx // the Room's own life
 	cancel context.CancelFunc
 	tasks  *mailbox[func()] // run by the loop
 	events *mailbox[func()] // run by the dispatcher
 	wg     sync.WaitGroup   // everything but loop and dispatcher
-	seen   atomic.Int64     // Unix nanoseconds of the latest RTP packet of any track
 	joined chan struct{}    // closed with the first joined
 	done   chan struct{}    // closed when the last goroutine has ended
 
 	mu      sync.Mutex
-	state   State                  // guarded by mu, as all of the following
-	changed chan struct{}          // closed and replaced when state changes
-	err     error                  // why it closed
-	peerID  orama.PeerID           // its own
-	userID  orama.UserID           //
-	perms   Permissions            //
-	peers   map[orama.PeerID]*Peer // the others
-	creds   Credentials            //
+	state   State         // guarded by mu, as all of the following
+	changed chan struct{} // closed and replaced when state changes
+	err     error         // why it closed
+	here    *place        // where the Room is; changed by the loop alone
 
 	// The following belong to the loop.
-	sock       *link // nil while there is none
-	sess       *session
-	resume     string
-	fresh      bool // the next credentials begin a new session
+	move       *move    // nil unless it goes elsewhere
+	left       []*place // places that it has moved from, and that it leaves a little later
+	endpoints  []string // of gateways, not empty
+	gateway    int      // which of them is dialled next
 	locals     []*LocalTrack
 	channels   []*DataChannel
 	wanted     map[orama.TrackID]bool // asked for by Subscribe (true) or refused by Unsubscribe
+	prefs      map[orama.TrackID]Preference
+	lastN      *signal.LastN // as asked for; nil: never
 	outage     *outage
 	tick       *time.Ticker
 	attempts   int       // dials since a join that lasted
@@ -85,7 +80,7 @@ func Join(ctx context.Context, url string, o Options) (*Room, error) {
 	if err != nil {
 		return nil, err
 	}
-	ws, err := r.dial(ctx, r.joinFrame())
+	ws, err := r.dial(ctx, endpoint, r.joinFrame(r.here))
 	if err != nil {
 		r.cancel()
 		r.http.CloseIdleConnections()
@@ -111,12 +106,12 @@ func Join(ctx context.Context, url string, o Options) (*Room, error) {
 
 func newRoom(endpoint string, o Options) (*Room, error) {
 	r := &Room{
-		opts: o, endpoint: endpoint, http: o.HTTPClient,
+		opts: o, endpoints: []string{endpoint}, http: o.HTTPClient,
 		tasks: newMailbox[func()](0), events: newMailbox[func()](maxEvents),
 		joined: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
-		state: StateConnecting, peers: map[orama.PeerID]*Peer{}, wanted: map[orama.TrackID]bool{},
-		fresh: true,
+		state: StateConnecting, wanted: map[orama.TrackID]bool{}, prefs: map[orama.TrackID]Preference{},
 	}
+	r.here = newPlace(r)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.relays = &relayDialer{ctx: r.ctx, dial: o.DialContext, config: o.TLSConfig}
 	if r.http == nil {
@@ -136,7 +131,7 @@ func (r *Room) loop(ws *websocket.Conn) {
 	r.tick = time.NewTicker(watchEvery)
 	defer r.tick.Stop()
 	r.outage = &outage{since: time.Now(), next: time.Now().Add(firstRestart), deadline: time.Now().Add(restartsFor)}
-	r.attach(ws)
+	r.attach(r.here, ws)
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -154,10 +149,12 @@ func (r *Room) loop(ws *websocket.Conn) {
 
 // finish ends everything in the order of dependence: socket, connection, who waits, handlers.
 func (r *Room) finish() {
-	if r.sock != nil {
-		r.sock.stop()
+	for _, p := range append(r.places(), r.left...) {
+		if p.sock != nil {
+			p.sock.stop()
+		}
+		r.retire(p)
 	}
-	r.retire()
 	r.wg.Wait()
 	for _, task := range r.tasks.take() { // a dial may have succeeded meanwhile
 		task()
@@ -301,42 +298,35 @@ func (r *Room) Done() <-chan struct{} { return r.done }
 func (r *Room) PeerID() orama.PeerID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.peerID
+	return r.here.peerID
 }
 
 // UserID is the subject of the token.
 func (r *Room) UserID() orama.UserID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.userID
+	return r.here.userID
 }
 
 // Permissions are what the token allows in this room.
 func (r *Room) Permissions() Permissions {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.perms
+	return r.here.perms
 }
 
 // Credentials are the latest for the relays.
 func (r *Room) Credentials() Credentials {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.creds
+	return r.here.creds
 }
 
 // Peers lists the others with their tracks, ordered by peer id.
 func (r *Room) Peers() []Peer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]Peer, 0, len(r.peers))
-	for _, p := range r.peers {
-		c := *p
-		c.Tracks = slices.Clone(p.Tracks)
-		out = append(out, c)
-	}
-	slices.SortFunc(out, func(a, b Peer) int { return compare(a.PeerID, b.PeerID) })
-	return out
+	return r.here.othersLocked()
 }
 
 func compare(a, b orama.PeerID) int {
@@ -379,18 +369,18 @@ func (r *Room) Publish(ctx context.Context, o TrackOptions) (*LocalTrack, error)
 }
 
 // Subscribe asks for a track; its packets come through OnTrack.
-func (r *Room) Subscribe(ctx context.Context, id orama.TrackID) error {
-	return r.do(ctx, func() {
-		r.wanted[id] = true
-		r.send(&signal.Subscribe{TrackID: id})
-	})
-}
+func (r *Room) Subscribe(ctx context.Context, id orama.TrackID) error { return r.want(ctx, id, true) }
 
 // Unsubscribe gives a track up.
 func (r *Room) Unsubscribe(ctx context.Context, id orama.TrackID) error {
+	return r.want(ctx, id, false)
+}
+
+func (r *Room) want(ctx context.Context, id orama.TrackID, want bool) error {
 	return r.do(ctx, func() {
-		r.wanted[id] = false
-		r.send(&signal.Unsubscribe{TrackID: id})
+		r.wanted[id] = want
+		r.here.subscribe(id, want)
+		r.carry()
 	})
 }
 
@@ -402,10 +392,12 @@ type Preference struct {
 	Paused   bool
 }
 
-// Prefer tells the SFU how a track is wanted. It is not repeated after a recovery that started over.
+// Prefer tells the SFU how a track is wanted. It holds at another SFU that the room moves to, and is not repeated after a recovery that started over.
 func (r *Room) Prefer(ctx context.Context, id orama.TrackID, p Preference) error {
 	return r.do(ctx, func() {
-		r.send(&signal.Prefer{TrackID: id, MaxWidth: p.MaxWidth, MaxFPS: p.MaxFPS, Priority: p.Priority, Paused: p.Paused})
+		r.prefs[id] = p
+		r.here.prefer(id, p)
+		r.carry()
 	})
 }
 
@@ -421,8 +413,8 @@ func (r *Room) OpenData(ctx context.Context, label string, o DataOptions) (*Data
 	var failed error
 	err := r.do(ctx, func() {
 		r.channels = append(r.channels, d)
-		if r.sess != nil {
-			failed = d.attach(r.sess.pc)
+		if r.here.sess != nil {
+			failed = d.attach(r.here.sess.pc)
 		}
 	})
 	if err == nil {
@@ -440,21 +432,25 @@ func (r *Room) OpenData(ctx context.Context, label string, o DataOptions) (*Data
 
 // Leave tells the room good-bye, so that the others know at once, and closes.
 func (r *Room) Leave(ctx context.Context) error {
-	var gone chan struct{}
+	var gone []chan struct{}
 	err := r.do(ctx, func() {
 		r.leaving = true
-		if l := r.sock; l != nil {
-			gone = l.gone
-			l.send(&signal.Leave{}) //nolint:errcheck // closing anyway
-			l.bye()
+		for _, p := range append(r.places(), r.left...) {
+			if l := p.sock; l != nil {
+				gone = append(gone, l.gone)
+				l.send(&signal.Leave{}) //nolint:errcheck // closing anyway
+				l.bye()
+			}
 		}
 	})
-	if err == nil && gone != nil {
+	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		select {
-		case <-gone:
-		case <-ctx.Done():
+		for _, one := range gone {
+			select {
+			case <-one:
+			case <-ctx.Done():
+			}
 		}
 	}
 	return r.Close()
@@ -473,8 +469,8 @@ func (r *Room) Close() error {
 func (r *Room) Relay() netip.AddrPort {
 	var relay netip.AddrPort
 	r.do(r.ctx, func() { //nolint:errcheck // a closed Room has none
-		if r.sess != nil {
-			relay = r.sess.relay()
+		if r.here.sess != nil {
+			relay = r.here.sess.relay()
 		}
 	})
 	return relay

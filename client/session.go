@@ -16,6 +16,7 @@ import (
 // session is one PeerConnection of a Room. Its fields and methods belong to the Room's loop.
 type session struct {
 	room    *Room
+	place   *place
 	pc      *webrtc.PeerConnection
 	refs    map[string]signal.TrackRef // by mid: what the SFU sends, from its latest offer
 	down    map[string]*downlink       // by mid
@@ -27,6 +28,17 @@ type session struct {
 	hurries atomic.Uint32              // candidates that hurry made up
 	early   []webrtc.ICECandidateInit  // arrived before the first offer
 	freed   map[string]bool            // by mid: let go of since the last answer; not to be taken before the next
+	sending map[*LocalTrack]*section
+	seen    atomic.Int64 // Unix nanoseconds of the latest RTP packet of any track
+}
+
+// section is what one of our own tracks is sent on.
+type section struct {
+	mid    string
+	sender *webrtc.RTPSender
+	lanes  []*lane
+	answer int           // which of our answers made it
+	id     orama.TrackID // of the track at this place; "" until the SFU has published it
 }
 
 func configuration(c Credentials) webrtc.Configuration {
@@ -38,15 +50,16 @@ func configuration(c Credentials) webrtc.Configuration {
 }
 
 // newSession makes the connection that the SFU's first offer will start.
-func newSession(r *Room, c Credentials) (*session, error) {
+func newSession(p *place, c Credentials) (*session, error) {
+	r := p.room
 	pc, err := r.api.NewPeerConnection(configuration(c))
 	if err != nil {
 		return nil, err
 	}
-	s := &session{room: r, pc: pc, down: map[string]*downlink{}, freed: map[string]bool{}}
+	s := &session{room: r, place: p, pc: pc, down: map[string]*downlink{}, freed: map[string]bool{}, sending: map[*LocalTrack]*section{}}
 	post := func(fn func()) {
 		r.tasks.post(func() {
-			if r.sess == s {
+			if p.sess == s && r.at(p) {
 				fn()
 			}
 		})
@@ -56,10 +69,8 @@ func newSession(r *Room, c Credentials) (*session, error) {
 	pc.OnICEConnectionStateChange(func(webrtc.ICEConnectionState) { post(s.changed) })
 	pc.OnTrack(func(t *webrtc.TrackRemote, rec *webrtc.RTPReceiver) { post(func() { s.received(t, rec) }) })
 	pc.OnDataChannel(r.listen)
-	for _, d := range r.channels {
-		if err := d.attach(pc); err != nil {
-			return nil, err
-		}
+	if p == r.here {
+		return s, r.openChannels(pc)
 	}
 	return s, nil
 }
@@ -69,21 +80,31 @@ func (s *session) setServers(c Credentials) error { return s.pc.SetConfiguration
 
 // changed looks at the connection's state again: events may be late, the state is not.
 func (s *session) changed() {
-	switch state := s.pc.ConnectionState(); state {
+	state := s.pc.ConnectionState()
+	switch state {
 	case webrtc.PeerConnectionStateConnected:
 		if s.upSince.IsZero() {
 			s.upSince = time.Now()
 		}
 		s.room.review()
-	case webrtc.PeerConnectionStateDisconnected, webrtc.PeerConnectionStateFailed:
+		s.room.look()
+		return
+	default:
 		s.upSince = time.Time{}
+	}
+	if s.place != s.room.here {
+		if state == webrtc.PeerConnectionStateClosed || state == webrtc.PeerConnectionStateFailed {
+			s.room.tryAgain("media at the new place: " + state.String())
+		}
+		return
+	}
+	switch state {
+	case webrtc.PeerConnectionStateDisconnected, webrtc.PeerConnectionStateFailed:
 		s.room.lose("media", state.String())
 	case webrtc.PeerConnectionStateClosed: // by the SFU: DTLS said so
-		s.upSince = time.Time{}
 		s.room.lose("media", state.String())
 		s.room.startOver("the SFU closed the connection")
 	default:
-		s.upSince = time.Time{}
 	}
 }
 
@@ -94,7 +115,7 @@ func (s *session) trickle(c *webrtc.ICECandidate) {
 		m.Candidate = &signal.CandidateInit{Candidate: init.Candidate, SDPMid: init.SDPMid,
 			SDPMLineIndex: init.SDPMLineIndex, UsernameFragment: init.UsernameFragment}
 	}
-	s.room.send(m)
+	s.place.send(m)
 	if c != nil && !s.hurried {
 		s.hurried = true
 		s.room.wg.Go(s.hurry)
@@ -174,7 +195,7 @@ func (s *session) answer(o *signal.Offer) (*signal.Answer, error) {
 		s.pc.AddICECandidate(c) //nolint:errcheck // a bad candidate is none
 	}
 	s.early = nil
-	return &signal.Answer{SDP: text, Tracks: s.room.refs()}, nil
+	return &signal.Answer{SDP: text, Tracks: s.named()}, nil
 }
 
 // slotsOf lists the sections on which the SFU would receive, by mid.
@@ -197,8 +218,8 @@ func slotsOf(offer string) (map[string]bool, error) {
 
 // release lets go of the tracks whose section the SFU ended.
 func (s *session) release() {
-	for _, t := range s.room.locals {
-		if t.mid != "" && !s.slots[t.mid] {
+	for t, at := range s.sending {
+		if !s.slots[at.mid] {
 			s.room.forget(t)
 		}
 	}
@@ -208,7 +229,7 @@ func (s *session) release() {
 // kind that the remote would receive on, the same that is found free here.
 func (s *session) fill() error {
 	for _, t := range s.room.locals {
-		if t.mid != "" || s.free(t.opts.Kind) == 0 {
+		if s.sending[t] != nil || s.free(t.opts.Kind) == 0 {
 			continue
 		}
 		if err := s.put(t); err != nil {
@@ -220,35 +241,71 @@ func (s *session) fill() error {
 
 // put puts one on the next free section.
 func (s *session) put(t *LocalTrack) error {
-	first := t.uplink
-	if len(t.layers) > 0 {
-		first = t.layers[0].uplink
+	at := &section{answer: s.offers + 1}
+	s.sending[t] = at
+	for _, u := range t.encodings() {
+		at.lanes = append(at.lanes, u.newLane(""))
 	}
-	sender, err := s.pc.AddTrack(first)
+	sender, err := s.pc.AddTrack(at.lanes[0])
 	if err != nil {
 		return err
 	}
 	for _, tr := range s.pc.GetTransceivers() {
 		if tr.Sender() == sender {
-			t.mid = tr.Mid()
+			at.mid = tr.Mid()
 		}
 	}
-	t.sender = sender
-	for n, l := range t.layers {
-		l.uplink.mu.Lock()
-		l.uplink.mid = t.mid
-		l.uplink.mu.Unlock()
+	at.sender = sender
+	for n, l := range at.lanes {
+		l.bound.Lock()
+		l.mid = at.mid
+		l.bound.Unlock()
 		if n > 0 {
-			if err := sender.AddEncoding(l.uplink); err != nil {
+			if err := sender.AddEncoding(l); err != nil {
 				return err
 			}
 		}
-		s.room.wg.Go(func() { l.readRTCP(sender) })
+	}
+	for n, l := range t.layers {
+		s.room.wg.Go(func() { l.readRTCP(sender, at.lanes[n]) })
 	}
 	if len(t.layers) == 0 {
 		s.room.wg.Go(func() { t.readRTCP(sender) })
 	}
 	return nil
+}
+
+// detach forgets the section of a track.
+func (s *session) detach(t *LocalTrack) {
+	if at := s.sending[t]; at != nil {
+		for _, l := range at.lanes {
+			l.drop(l)
+		}
+	}
+	delete(s.sending, t)
+}
+
+// confirm asks the SFU whether it has taken our latest answer. It handles the frames of a socket in their order, so its pong says so.
+func (s *session) confirm() {
+	for _, at := range s.sending {
+		if !at.lanes[0].open.Load() {
+			s.place.send(&signal.Ping{T: float64(s.offers)})
+			return
+		}
+	}
+}
+
+// taken opens the sections of an answer that the SFU has taken.
+func (s *session) taken(answer int) {
+	for t, at := range s.sending {
+		if at.answer > answer {
+			continue
+		}
+		for _, l := range at.lanes {
+			l.open.Store(true)
+		}
+		t.settle(nil)
+	}
 }
 
 // free counts the sections of a kind that a track could be put on.
@@ -302,7 +359,7 @@ func (s *session) received(remote *webrtc.TrackRemote, rec *webrtc.RTPReceiver) 
 	d := &downlink{mid: mid, remote: remote}
 	s.down[mid] = d
 	s.assign(d)
-	s.room.wg.Go(func() { d.pump(&s.room.seen) })
+	s.room.wg.Go(func() { d.pump(&s.seen) })
 	s.room.wg.Go(func() { drainRTCP(rec) })
 }
 
@@ -346,10 +403,10 @@ func (s *session) assign(d *downlink) {
 		d.replace(nil)
 	default:
 		pc, ssrc := s.pc, d.remote.SSRC()
-		t := newRemoteTrack(peer, s.room.describe(peer, id, d.remote.Kind().String()), d.remote.Codec(), func() error {
+		t := newRemoteTrack(peer, s.place.describe(peer, id, d.remote.Kind().String()), d.remote.Codec(), func() error {
 			return requestKeyframe(pc, ssrc)
 		})
-		if d.replace(t) {
+		if d.replace(t) && s.place == s.room.here {
 			s.room.announce(t)
 		}
 	}

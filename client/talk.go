@@ -7,57 +7,49 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/signal"
 )
 
-func (r *Room) joinFrame() *signal.Join {
+func (r *Room) joinFrame(p *place) *signal.Join {
 	return &signal.Join{Room: orama.RoomID(r.opts.Room), Name: r.opts.Name, Metadata: r.opts.Metadata,
-		Resume: r.resume, AutoSubscribe: r.opts.AutoSubscribe, AwaitOffer: true}
+		Resume: p.resume, AutoSubscribe: r.opts.AutoSubscribe, AwaitOffer: true, MovingFrom: p.movingFrom}
 }
 
-func (r *Room) dial(ctx context.Context, join *signal.Join) (*websocket.Conn, error) {
+func (r *Room) dial(ctx context.Context, endpoint string, join *signal.Join) (*websocket.Conn, error) {
 	header, err := r.opts.header(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return dial(ctx, r.http, r.endpoint, header, join)
+	return dial(ctx, r.http, endpoint, header, join)
 }
 
-// attach begins to listen on a new socket.
-func (r *Room) attach(ws *websocket.Conn) {
+// attach begins to listen on a place's new socket.
+func (r *Room) attach(p *place, ws *websocket.Conn) {
 	l := &link{socket: socket{ws: ws}, gone: make(chan struct{})}
-	r.sock = l
+	p.sock = l
 	down := func(frame []byte) { // the reader waits, so that a fast server cannot fill the memory
 		r.do(r.ctx, func() { //nolint:errcheck // the Room has ended
-			if r.sock == l {
-				r.handleFrame(l, frame)
+			if p.sock == l && r.at(p) {
+				r.handleFrame(p, l, frame)
 			}
 		})
 	}
 	ended := func(code websocket.StatusCode) {
 		close(l.gone)
 		r.tasks.post(func() {
-			if r.sock == l {
-				r.socketEnded(code)
+			if p.sock == l {
+				p.sock = nil
+				r.socketEnded(p, code)
 			}
 		})
 	}
 	l.start(r.ctx, down, ended, &r.wg)
 }
 
-// send tells the SFU something, if it can hear. What was not heard is told anew by a new join.
-func (r *Room) send(m signal.Message) {
-	if r.sock == nil || !r.sock.joined {
-		return
-	}
-	if err := r.sock.send(m); err != nil {
-		r.opts.Logger.Debug("frame not sent", "type", string(m.Type()), "err", err)
-	}
-}
-
-func (r *Room) handleFrame(l *link, frame []byte) {
+func (r *Room) handleFrame(p *place, l *link, frame []byte) {
 	m, err := signal.Decode(frame)
 	if err != nil {
 		var unknown *signal.UnknownTypeError
@@ -68,71 +60,87 @@ func (r *Room) handleFrame(l *link, frame []byte) {
 	}
 	switch m := m.(type) {
 	case *signal.Joined:
-		r.handleJoined(l, m)
+		r.handleJoined(p, l, m)
 	case *signal.TURNCredentials:
-		r.handleCredentials(m.Credentials)
+		r.handleCredentials(p, m.Credentials)
 	case *signal.RefreshCredentials:
-		r.handleCredentials(m.Credentials)
+		r.handleCredentials(p, m.Credentials)
 	case *signal.Offer:
-		r.handleOffer(m)
+		r.handleOffer(p, m)
 	case *signal.ICECandidate:
-		if r.sess != nil {
-			if err := r.sess.addCandidate(m.Candidate); err != nil {
+		if p.sess != nil {
+			if err := p.sess.addCandidate(m.Candidate); err != nil {
 				r.opts.Logger.Debug("candidate", "err", err)
 			}
 		}
 	case *signal.Ping:
-		r.send(&signal.Pong{T: m.T})
+		p.send(&signal.Pong{T: m.T})
+	case *signal.Pong:
+		if p.sess != nil {
+			p.sess.taken(int(m.T))
+		}
 	case *signal.Error:
-		r.handleError(m)
+		r.handleError(p, m)
 	case *signal.ServerDraining:
-		r.emit(Draining{Reason: m.Reason, Deadline: time.Duration(m.DeadlineMS) * time.Millisecond})
-		r.startOver("the SFU is draining")
+		r.drained(p, m)
 	default:
-		r.handleNews(m)
+		r.handleNews(p, m)
+		r.look()
 	}
 }
 
-// handleNews keeps the picture of the room.
-func (r *Room) handleNews(m signal.Message) {
+// handleNews keeps the picture of a place; the application is told of where the Room is.
+func (r *Room) handleNews(p *place, m signal.Message) {
 	switch m := m.(type) {
 	case *signal.PeerJoined:
-		r.putPeer(m.Peer)
+		p.putPeer(m.Peer)
 	case *signal.PeerLeft:
-		r.dropPeer(m.PeerID, m.Reason)
+		p.dropPeer(m.PeerID, m.Reason)
 	case *signal.TrackPublished:
-		r.putTrack(m.PeerID, m.Track)
-		r.emit(TrackPublished{m.PeerID, m.Track})
+		p.putTrack(m.PeerID, m.Track)
+		p.tell(TrackPublished{m.PeerID, m.Track})
 	case *signal.TrackMuted:
-		r.putTrack(m.PeerID, m.Track)
-		r.emit(TrackMuted{m.PeerID, m.Track})
+		p.putTrack(m.PeerID, m.Track)
+		p.tell(TrackMuted{m.PeerID, m.Track})
 	case *signal.TrackUnpublished:
-		r.dropTrack(m.PeerID, m.Track.TrackID)
-		r.emit(TrackUnpublished{m.PeerID, m.Track})
+		p.dropTrack(m.PeerID, m.Track.TrackID)
+		p.tell(TrackUnpublished{m.PeerID, m.Track})
 	case *signal.Speakers:
-		r.emit(Speakers{m.Levels})
+		p.tell(Speakers{m.Levels})
 	case *signal.Quality:
-		r.emit(Quality{m.Peers})
+		p.tell(Quality{m.Peers})
 	case *signal.Kicked:
 		r.fail(orama.Errorf(orama.KindForbidden, "kicked", "the peer was removed from the room: %.200s", m.Reason))
 	case *signal.RoomClosed:
 		r.fail(orama.Errorf(orama.KindNotFound, "room_closed", "the room was closed: %.200s", m.Reason))
 	default:
-		r.handleModerated(m)
+		r.handleModerated(p, m)
 	}
 }
 
-func (r *Room) handleJoined(l *link, m *signal.Joined) {
+func (r *Room) handleJoined(p *place, l *link, m *signal.Joined) {
+	if p != r.here && r.circle(m) {
+		r.tryAgain("the new place is the old one")
+		return
+	}
 	l.joined = true
-	r.resume, r.since, r.tokens = m.Resume, time.Now(), 0
+	p.resume, p.movingFrom = m.Resume, ""
+	r.learn(m.Gateways)
 	r.mu.Lock()
-	before := r.peers
-	r.peerID, r.userID, r.perms = m.PeerID, m.UserID, m.Permissions
-	r.peers = map[orama.PeerID]*Peer{}
-	for _, p := range m.Peers {
-		r.peers[p.PeerID] = &p
+	before := p.peers
+	p.peerID, p.userID, p.perms = m.PeerID, m.UserID, m.Permissions
+	p.peers = map[orama.PeerID]*Peer{}
+	for _, o := range m.Peers {
+		p.peers[o.PeerID] = &o
 	}
 	r.mu.Unlock()
+	if !m.Resumed && r.lastN != nil {
+		p.send(r.lastN)
+	}
+	if p != r.here {
+		return
+	}
+	r.since, r.tokens = time.Now(), 0
 	select {
 	case <-r.joined:
 		r.tellDifference(before, m.Peers)
@@ -141,16 +149,17 @@ func (r *Room) handleJoined(l *link, m *signal.Joined) {
 	}
 	switch {
 	case !m.Resumed:
-		r.retire()
-		r.fresh = true
-	case r.sess != nil:
-		r.sess.asked = false // who knows what was heard before the socket broke
-		if len(r.sess.freed) > 0 {
-			r.sess.asked = true
-			r.send(&signal.Negotiate{})
+		r.retire(p)
+		p.fresh = true
+	case p.sess != nil:
+		p.sess.asked = false // who knows what was heard before the socket broke
+		if len(p.sess.freed) > 0 {
+			p.sess.asked = true
+			p.send(&signal.Negotiate{})
 		}
-		r.wantSlots()
-	case !r.fresh: // the SFU would go on with a connection that is gone
+		p.sess.confirm()
+		r.wantSlots(p)
+	case !p.fresh: // the SFU would go on with a connection that is gone
 		r.startOver("the connection is gone")
 	}
 	r.review()
@@ -172,81 +181,82 @@ func (r *Room) tellDifference(before map[orama.PeerID]*Peer, now []Peer) {
 	}
 }
 
-func (r *Room) handleCredentials(c Credentials) {
+func (r *Room) handleCredentials(p *place, c Credentials) {
 	if len(c.URLs) == 0 {
 		c.URLs = c.URIs
 	}
 	r.mu.Lock()
-	r.creds = c
+	p.creds = c
 	r.mu.Unlock()
 	r.relays.learn(c.URLs)
-	if !r.fresh {
-		if r.sess != nil {
-			if err := r.sess.setServers(c); err != nil {
+	if !p.fresh {
+		if p.sess != nil {
+			if err := p.sess.setServers(c); err != nil {
 				r.opts.Logger.Warn("new credentials", "err", err)
 			}
 		}
 		return
 	}
-	s, err := newSession(r, c)
+	s, err := newSession(p, c)
 	if err != nil {
 		r.fail(&orama.Error{Kind: orama.KindInternal, Code: "peer_connection", Message: "no connection can be made", Err: err})
 		return
 	}
-	r.fresh, r.sess = false, s
-	if o := r.outage; o != nil {
+	p.fresh, p.sess = false, s
+	if o := r.outage; o != nil && p == r.here {
 		o.next, o.deadline = time.Now().Add(firstRestart), time.Now().Add(restartsFor)
 	}
-	r.resubscribe()
+	r.resubscribe(p)
 }
 
 // resubscribe repeats what was asked for of tracks that are still there.
-func (r *Room) resubscribe() {
-	for _, p := range r.Peers() {
-		for _, t := range p.Tracks {
-			if want, ok := r.wanted[t.TrackID]; ok && want {
-				r.send(&signal.Subscribe{TrackID: t.TrackID})
-			} else if ok {
-				r.send(&signal.Unsubscribe{TrackID: t.TrackID})
+func (r *Room) resubscribe(p *place) {
+	for _, o := range p.others() {
+		for _, t := range o.Tracks {
+			if want, ok := r.wanted[t.TrackID]; ok {
+				p.subscribe(t.TrackID, want)
 			}
 		}
 	}
 }
 
-func (r *Room) handleOffer(m *signal.Offer) {
-	if r.sess == nil {
+func (r *Room) handleOffer(p *place, m *signal.Offer) {
+	if p.sess == nil {
 		r.opts.Logger.Warn("an offer came before credentials")
 		return
 	}
-	a, err := r.sess.answer(m)
+	a, err := p.sess.answer(m)
 	if err != nil {
 		r.opts.Logger.Warn("an offer could not be answered", "err", err)
-		r.startOver("an offer could not be answered")
+		if p == r.here {
+			r.startOver("an offer could not be answered")
+		} else {
+			r.tryAgain("an offer could not be answered")
+		}
 		return
 	}
-	r.send(a)
-	for _, t := range r.locals {
-		if t.mid != "" {
-			t.settle(nil)
-		}
-	}
-	r.wantSlots()
+	p.send(a)
+	p.sess.confirm()
+	r.wantSlots(p)
 }
 
 // handleError fails the Publish calls that an error must be about: it names no frame.
-func (r *Room) handleError(m *signal.Error) {
+func (r *Room) handleError(p *place, m *signal.Error) {
 	r.opts.Logger.Debug("refused", "code", m.Code, "message", m.Message)
-	r.emit(Refused{Code: m.Code, Message: m.Message, Retryable: m.Retryable})
-	if r.sess == nil || !r.sess.asked || m.Code != signal.CodeForbidden && m.Code != signal.CodeLimited {
+	p.tell(Refused{Code: m.Code, Message: m.Message, Retryable: m.Retryable})
+	if p.sess == nil || !p.sess.asked || m.Code != signal.CodeForbidden && m.Code != signal.CodeLimited {
 		return
 	}
 	kind := orama.KindForbidden
 	if m.Code == signal.CodeLimited {
 		kind = orama.KindLimited
 	}
-	r.sess.asked = false
+	p.sess.asked = false
+	if p != r.here {
+		return // where we are it is sent
+	}
 	for _, t := range slices.Clone(r.locals) {
-		if t.mid == "" {
+		if p.sess.sending[t] == nil {
 			t.settle(orama.Errorf(kind, m.Code, "%.200s", m.Message))
 			r.forget(t)
 		}
@@ -256,28 +266,31 @@ func (r *Room) handleError(m *signal.Error) {
 // addLocal gives a new track a section as soon as there is one.
 func (r *Room) addLocal(t *LocalTrack) {
 	r.locals = append(r.locals, t)
-	r.wantSlots()
+	for _, p := range r.places() {
+		r.wantSlots(p)
+	}
 }
 
 // wantSlots has the SFU offer when there are tracks without a section, with as many more sections
 // as those that are free do not suffice for. The SFU's first offer comes unasked and has one of
 // each kind, so nothing is asked before it.
-func (r *Room) wantSlots() {
-	if r.sess == nil || r.sess.offers == 0 || r.sess.asked || r.sock == nil || !r.sock.joined {
+func (r *Room) wantSlots(p *place) {
+	s := p.sess
+	if s == nil || s.offers == 0 || s.asked || p.sock == nil || !p.sock.joined {
 		return
 	}
 	need := map[string]int{}
 	for _, t := range r.locals {
-		if t.mid == "" {
+		if s.sending[t] == nil {
 			need[t.opts.Kind]++
 		}
 	}
 	if len(need) == 0 {
 		return
 	}
-	more := func(kind string) int { return min(max(need[kind]-r.sess.free(kind), 0), signal.MaxSlots) }
-	r.sess.asked = true
-	r.send(&signal.Negotiate{Audio: more("audio"), Video: more("video")})
+	more := func(kind string) int { return min(max(need[kind]-s.free(kind), 0), signal.MaxSlots) }
+	s.asked = true
+	p.send(&signal.Negotiate{Audio: more("audio"), Video: more("video")})
 }
 
 // unpublish stops sending and has the SFU make an offer, which the answer then tells it by.
@@ -285,27 +298,52 @@ func (r *Room) unpublish(t *LocalTrack) {
 	if !slices.Contains(r.locals, t) {
 		return
 	}
-	if r.sess != nil && t.sender != nil {
-		if err := r.sess.pc.RemoveTrack(t.sender); err != nil {
+	for _, p := range r.places() {
+		s := p.sess
+		if s == nil || s.sending[t] == nil {
+			continue
+		}
+		at := s.sending[t]
+		if err := s.pc.RemoveTrack(at.sender); err != nil {
 			r.opts.Logger.Debug("unpublish", "err", err)
 		}
-		r.sess.freed[t.mid], r.sess.asked = true, true
-		r.send(&signal.Negotiate{})
+		s.freed[at.mid], s.asked = true, true
+		p.send(&signal.Negotiate{})
 	}
 	r.forget(t)
 }
 
 // forget drops a track for good.
 func (r *Room) forget(t *LocalTrack) {
-	t.detach()
+	for _, p := range r.places() {
+		if p.sess != nil {
+			p.sess.detach(t)
+		}
+	}
+	t.setID("")
 	t.settle(errClosed)
 	r.locals = slices.DeleteFunc(slices.Clone(r.locals), func(o *LocalTrack) bool { return o == t })
 }
 
 func (r *Room) tellMuted(t *LocalTrack) {
-	if id := t.ID(); id != "" {
-		r.send(&signal.Mute{TrackID: id, Muted: t.Muted()})
+	for _, p := range r.places() {
+		if p.sess == nil {
+			continue
+		}
+		if at := p.sess.sending[t]; at != nil && at.id != "" {
+			p.send(&signal.Mute{TrackID: at.id, Muted: t.Muted()})
+		}
 	}
+}
+
+// openChannels opens our data channels on another connection.
+func (r *Room) openChannels(pc *webrtc.PeerConnection) error {
+	for _, d := range r.channels {
+		if err := d.attach(pc); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *Room) closeData(d *DataChannel) {
@@ -319,77 +357,13 @@ func (r *Room) closeData(d *DataChannel) {
 	}
 }
 
-func (r *Room) refs() []signal.TrackRef {
+// named lists what the session sends, in the order of publication.
+func (s *session) named() []signal.TrackRef {
 	var out []signal.TrackRef
-	for _, t := range r.locals {
-		if t.mid != "" {
-			out = append(out, t.ref())
+	for _, t := range s.room.locals {
+		if at := s.sending[t]; at != nil {
+			out = append(out, t.ref(at.mid))
 		}
 	}
 	return out
-}
-
-func (r *Room) putPeer(p Peer) {
-	r.mu.Lock()
-	r.peers[p.PeerID] = &p
-	r.mu.Unlock()
-	r.emit(PeerJoined{Peer: p})
-}
-
-func (r *Room) dropPeer(id orama.PeerID, reason string) {
-	r.mu.Lock()
-	_, known := r.peers[id]
-	delete(r.peers, id)
-	r.mu.Unlock()
-	if known {
-		r.emit(PeerLeft{PeerID: id, Reason: reason})
-	}
-}
-
-// putTrack notes a track; one of our own learns its id by the section it is sent on.
-func (r *Room) putTrack(peer orama.PeerID, t Track) {
-	if peer == r.PeerID() {
-		for _, l := range r.locals {
-			if l.mid != "" && l.mid == t.Mid && l.ID() != t.TrackID {
-				l.setID(t.TrackID)
-				if l.Muted() != t.Muted && !t.Locked {
-					r.tellMuted(l)
-				}
-			}
-		}
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	p := r.peers[peer]
-	if p == nil {
-		return
-	}
-	if i := slices.IndexFunc(p.Tracks, func(o Track) bool { return o.TrackID == t.TrackID }); i >= 0 {
-		p.Tracks[i] = t
-	} else {
-		p.Tracks = append(p.Tracks, t)
-	}
-}
-
-func (r *Room) dropTrack(peer orama.PeerID, id orama.TrackID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if p := r.peers[peer]; p != nil {
-		p.Tracks = slices.DeleteFunc(p.Tracks, func(t Track) bool { return t.TrackID == id })
-	}
-}
-
-// describe finds what is known of a track.
-func (r *Room) describe(peer orama.PeerID, id orama.TrackID, kind string) Track {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if p := r.peers[peer]; p != nil {
-		for _, t := range p.Tracks {
-			if t.TrackID == id {
-				return t
-			}
-		}
-	}
-	return Track{TrackID: id, Kind: kind}
 }

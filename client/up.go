@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,16 +46,14 @@ type LocalTrack struct {
 	uplink    *uplink
 	layers    []*Layer // of simulcast; none: the uplink is the only encoding
 	keyframes chan struct{}
-	bound     chan struct{} // closed when a section is negotiated for it, or it failed
+	bound     chan struct{} // closed when the SFU takes what is written to it, or it failed
 
 	mu    sync.Mutex
 	id    orama.TrackID // guarded by mu
 	muted bool          // guarded by mu
 	err   error         // guarded by mu; why it will never be bound
 
-	mid    string            // accessed by the loop only; "" while it has no section
-	sender *webrtc.RTPSender // accessed by the loop only
-	ready  bool              // accessed by the loop only: bound is closed
+	ready bool // accessed by the loop only: bound is closed
 }
 
 func (o *TrackOptions) complete() error {
@@ -133,8 +133,8 @@ func (t *LocalTrack) Unpublish(ctx context.Context) error {
 	return t.room.do(ctx, func() { t.room.unpublish(t) })
 }
 
-func (t *LocalTrack) ref() signal.TrackRef {
-	return signal.TrackRef{Mid: t.mid, Source: t.opts.Source, Name: t.opts.Name, Muted: t.Muted()}
+func (t *LocalTrack) ref(mid string) signal.TrackRef {
+	return signal.TrackRef{Mid: mid, Source: t.opts.Source, Name: t.opts.Name, Muted: t.Muted()}
 }
 
 func (t *LocalTrack) setID(id orama.TrackID) {
@@ -153,12 +153,6 @@ func (t *LocalTrack) settle(err error) {
 	t.err = err
 	t.mu.Unlock()
 	close(t.bound)
-}
-
-// detach forgets the section of a connection that is gone. Called by the loop.
-func (t *LocalTrack) detach() {
-	t.mid, t.sender = "", nil
-	t.setID("")
 }
 
 // readRTCP reads what comes back for a sender until it stops: pion's interceptors (NACK) depend on it.
@@ -180,21 +174,30 @@ func (t *LocalTrack) readRTCP(s *webrtc.RTPSender) {
 	}
 }
 
-// uplink is the webrtc.TrackLocal under a LocalTrack. It is bound to one connection at a time;
-// sequence numbers and timestamps run on from one to the next.
+// uplink is one encoding of a LocalTrack. Its sequence numbers and timestamps run on from one connection to the next.
 type uplink struct {
 	id   string
 	kind webrtc.RTPCodecType
 	mime string
 	rid  string // of a layer
 
-	known atomic.Bool // of a layer: the SFU has answered to its packets
-
 	mu         sync.Mutex
-	mid        string         // guarded by mu; of a layer
-	binding    *binding       // guarded by mu; nil: what is written is dropped
+	lanes      []*lane        // guarded by mu, replaced whole; none: what is written is dropped
 	packetizer rtp.Packetizer // guarded by mu
 	clock      float64        // guarded by mu; Hz
+}
+
+// lane takes an uplink through one connection: it is the webrtc.TrackLocal that pion knows.
+type lane struct {
+	*uplink
+	// open says that the SFU has taken the answer that made the section. Until then nothing is sent: what comes earlier is of nobody to the
+	// SFU, and its pion gives such a source up for good, or swallows its first packets in looking for a name.
+	open  atomic.Bool
+	known atomic.Bool // of a layer: the SFU has answered to its packets
+
+	bound sync.Mutex
+	mid   string   // guarded by bound; of a layer
+	now   *binding // guarded by bound; nil: what is written is dropped
 }
 
 type binding struct {
@@ -203,23 +206,34 @@ type binding struct {
 	pt     uint8
 	level  uint8 // id of the audio level extension (RFC 6464), 0: none
 	names  names
-	from   time.Time // before this nothing is sent
 	writer webrtc.TrackLocalWriter
 }
 
-// layerAfter is how long a layer waits after its section was negotiated here. Its answer is on its way to the SFU then, and the SFU's pion gives a source
-// up for good whose first packet comes before it has made the answer's receivers: an encoding's name in a packet is all that it goes by.
-const layerAfter = time.Second
+// newLane begins another one.
+func (u *uplink) newLane(mid string) *lane {
+	l := &lane{uplink: u, mid: mid}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.lanes = append(slices.Clone(u.lanes), l)
+	return l
+}
 
-func (u *uplink) ID() string                { return u.id }
-func (u *uplink) RID() string               { return u.rid }
-func (u *uplink) StreamID() string          { return "up" }
-func (u *uplink) Kind() webrtc.RTPCodecType { return u.kind }
+// drop ends one.
+func (u *uplink) drop(l *lane) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.lanes = slices.DeleteFunc(slices.Clone(u.lanes), func(o *lane) bool { return o == l })
+}
+
+func (l *lane) ID() string                { return l.id }
+func (l *lane) RID() string               { return l.rid }
+func (l *lane) StreamID() string          { return "up" }
+func (l *lane) Kind() webrtc.RTPCodecType { return l.kind }
 
 // Bind is called by pion when the track's section was negotiated.
-func (u *uplink) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
+func (l *lane) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
 	for _, codec := range c.CodecParameters() {
-		if !strings.EqualFold(codec.MimeType, u.mime) {
+		if !strings.EqualFold(codec.MimeType, l.mime) {
 			continue
 		}
 		b := &binding{id: c.ID(), ssrc: uint32(c.SSRC()), pt: uint8(codec.PayloadType), writer: c.WriteStream(),
@@ -229,31 +243,44 @@ func (u *uplink) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, er
 				b.level = uint8(ext.ID) //nolint:gosec // 1 to 14
 			}
 		}
-		if u.rid != "" {
-			b.from = time.Now().Add(layerAfter)
-		}
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.binding, u.clock = b, float64(codec.ClockRate)
-		u.known.Store(false)
-		if u.packetizer == nil {
-			if p := payloader(u.mime); p != nil {
-				u.packetizer = rtp.NewPacketizer(1200, b.pt, b.ssrc, p, rtp.NewRandomSequencer(), codec.ClockRate)
-			}
-		}
+		l.known.Store(false)
+		l.packetize(b, codec.ClockRate)
+		l.bound.Lock()
+		defer l.bound.Unlock()
+		l.now = b
 		return codec, nil
 	}
 	return webrtc.RTPCodecParameters{}, webrtc.ErrUnsupportedCodec
 }
 
 // Unbind is called by pion when the sender stops.
-func (u *uplink) Unbind(c webrtc.TrackLocalContext) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.binding != nil && u.binding.id == c.ID() {
-		u.binding = nil
+func (l *lane) Unbind(c webrtc.TrackLocalContext) error {
+	l.bound.Lock()
+	defer l.bound.Unlock()
+	if l.now != nil && l.now.id == c.ID() {
+		l.now = nil
 	}
 	return nil
+}
+
+// ready gives what the lane sends with, nil when it does not.
+func (l *lane) ready() (*binding, string) {
+	if !l.open.Load() {
+		return nil, ""
+	}
+	l.bound.Lock()
+	defer l.bound.Unlock()
+	return l.now, l.mid
+}
+
+// packetize makes the packetizer with the first connection.
+func (u *uplink) packetize(b *binding, rate uint32) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.clock = float64(rate)
+	if p := payloader(u.mime); u.packetizer == nil && p != nil {
+		u.packetizer = rtp.NewPacketizer(1200, b.pt, b.ssrc, p, rtp.NewRandomSequencer(), rate)
+	}
 }
 
 func payloader(mime string) rtp.Payloader {
@@ -272,17 +299,31 @@ func payloader(mime string) rtp.Payloader {
 	return nil
 }
 
-func (u *uplink) writeRTP(p *rtp.Packet) error {
+func (u *uplink) writeRTP(p *rtp.Packet) (err error) {
 	u.mu.Lock()
-	b, mid := u.binding, u.mid
+	lanes := u.lanes
 	u.mu.Unlock()
-	if b == nil || u.rid != "" && time.Now().Before(b.from) {
+	for _, l := range lanes {
+		err = errors.Join(err, l.write(p, nil))
+	}
+	return err
+}
+
+// write sends one packet, with the level of its sound if that is told.
+func (l *lane) write(p *rtp.Packet, level *float64) error {
+	b, mid := l.ready()
+	if b == nil {
 		return nil
 	}
 	h := p.Header
 	h.SSRC, h.PayloadType = b.ssrc, b.pt
-	if u.rid != "" && !u.known.Load() {
-		if err := b.names.put(&h, mid, u.rid); err != nil {
+	if l.rid != "" && !l.known.Load() {
+		if err := b.names.put(&h, mid, l.rid); err != nil {
+			return err
+		}
+	}
+	if level != nil && b.level != 0 {
+		if err := setLevel(&h, b.level, *level); err != nil {
 			return err
 		}
 	}
@@ -291,33 +332,26 @@ func (u *uplink) writeRTP(p *rtp.Packet) error {
 }
 
 // writeSample keeps the clock running while muted or unbound.
-func (u *uplink) writeSample(s Sample, muted bool) error {
+func (u *uplink) writeSample(s Sample, muted bool) (err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	b := u.binding
 	if u.packetizer == nil {
-		if b == nil {
-			return nil
+		if u.clock == 0 {
+			return nil // not negotiated yet
 		}
 		return orama.Errorf(orama.KindInvalid, "no_packetizer", "there is no packetizer for %s: use WriteRTP", u.mime)
 	}
 	ticks := uint32(math.Round(s.Duration.Seconds() * u.clock))
-	if b == nil || muted {
+	if muted || !slices.ContainsFunc(u.lanes, func(l *lane) bool { b, _ := l.ready(); return b != nil }) {
 		u.packetizer.SkipSamples(ticks)
 		return nil
 	}
 	for _, p := range u.packetizer.Packetize(s.Data, ticks) {
-		p.SSRC, p.PayloadType = b.ssrc, b.pt
-		if b.level != 0 {
-			if err := setLevel(&p.Header, b.level, s.Level); err != nil {
-				return err
-			}
-		}
-		if _, err := b.writer.WriteRTP(&p.Header, p.Payload); err != nil {
-			return err
+		for _, l := range u.lanes {
+			err = errors.Join(err, l.write(p, &s.Level))
 		}
 	}
-	return nil
+	return err
 }
 
 // setLevel writes the audio level in -dBov, 0 to 127 (RFC 6464, section 3).

@@ -445,6 +445,8 @@ func (p *peer) message(m signal.Message) {
 		p.leave("left")
 	case *signal.Join:
 		p.refuse(signal.CodeInvalid, "join: the peer has joined already")
+	case *signal.Ping: // here, so that the answer says that what came before it is done
+		p.send(&signal.Pong{T: m.T})
 	case *signal.Pong:
 	default:
 		p.refuse(signal.CodeUnknownType, "clients do not send "+string(m.Type()))

@@ -101,10 +101,6 @@ func (x *session) handle(m signal.Message, err error) {
 		x.refuse(signal.CodeInternal, "the frame could not be read", true)
 		return
 	}
-	if ping, ok := m.(*signal.Ping); ok {
-		x.sock.send(&signal.Pong{T: ping.T})
-		return
-	}
 	p, done := x.peer, make(chan struct{})
 	posted := p.post(func() {
 		defer close(done)

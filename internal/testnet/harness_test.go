@@ -3,6 +3,7 @@ package testnet
 import (
 	"context"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"testing"
@@ -57,12 +58,14 @@ type bot struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu     sync.Mutex
-	tracks []*client.RemoteTrack
-	data   []client.DataMessage
-	events []client.Event
-	states []client.State
-	news   chan struct{} // closed and replaced with every change of the above
+	mu      sync.Mutex
+	tracks  []*client.RemoteTrack
+	data    []client.DataMessage
+	events  []client.Event
+	states  []client.State
+	atMove  uint64                    // the fewest packets of a living track when a move was told
+	onTrack func(*client.RemoteTrack) // nil: nothing more
+	news    chan struct{}             // closed and replaced with every change of the above
 }
 
 func (b *bot) note(f func()) {
@@ -102,13 +105,23 @@ func (n *Net) join(t *testing.T, name string, change ...func(*client.Options)) *
 	o := client.Options{
 		Room: "daily", Token: string(n.o.Namespaces[0]) + "/" + name, Name: name, Logger: logger(t).With("bot", name),
 		DialContext: n.DialContext, TLSConfig: n.ClientTLS(),
-		OnTrack: func(r *client.RemoteTrack) { b.note(func() { b.tracks = append(b.tracks, r) }) },
-		OnData:  func(m client.DataMessage) { b.note(func() { b.data = append(b.data, m) }) },
+		OnTrack: func(r *client.RemoteTrack) {
+			b.note(func() {
+				b.tracks = append(b.tracks, r)
+				if b.onTrack != nil {
+					b.onTrack(r)
+				}
+			})
+		},
+		OnData: func(m client.DataMessage) { b.note(func() { b.data = append(b.data, m) }) },
 		OnEvent: func(e client.Event) {
 			b.note(func() {
 				b.events = append(b.events, e)
 				if s, ok := e.(client.StateChanged); ok {
 					b.states = append(b.states, s.State)
+				}
+				if _, ok := e.(client.Moved); ok {
+					b.atMove = b.fewest()
 				}
 			})
 		},
@@ -181,6 +194,19 @@ func (b *bot) living(peer orama.PeerID, kind string) *client.RemoteTrack {
 		}
 	}
 	return nil
+}
+
+// fewest is how many packets the living track has that has the fewest; mu is held.
+func (b *bot) fewest() uint64 {
+	least := uint64(math.MaxUint64)
+	for _, r := range b.tracks {
+		select {
+		case <-r.Done():
+		default:
+			least = min(least, r.Packets())
+		}
+	}
+	return least % math.MaxUint64 // none: 0
 }
 
 func (b *bot) connected() {

@@ -2,11 +2,14 @@ package testnet
 
 import (
 	"context"
+	"encoding/binary"
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
 	"orama.network/orama"
@@ -138,24 +141,100 @@ func TestSFULostForGood(t *testing.T) {
 	require.Less(t, time.Since(began), soon)
 }
 
+// A draining SFU is left only when media comes at the next one: of what is sent nothing is missing, nobody recovers, and success is not told
+// before there are packets.
 func TestDrain(t *testing.T) {
 	n := start(t, Options{SFUNodes: 2})
-	alice, bob := pair(t, n)
-	a := alice.PeerID()
+	alice, bob := n.join(t, "alice"), n.join(t, "bob")
+	heard := bob.counts()
+	alice.playNumbers()
+	bob.play("audio", "video")
+	alice.hears(bob.PeerID(), 10, "audio", "video")
+	bob.hears(alice.PeerID(), 10, "audio")
+	channel, err := alice.OpenData(within(t, patience), "chat", client.DataOptions{})
+	require.NoError(t, err)
+	was := map[*bot]orama.PeerID{alice: alice.PeerID(), bob: bob.PeerID()}
+	from := map[*bot]int{alice: alice.noted(), bob: bob.noted()}
 	ctx := within(t, patience)
 	n.SFU(Alpha, 0).Drain(ctx, "maintenance")
 	require.NoError(t, ctx.Err(), "everybody left by themselves")
-	lost(t, alice, bob, a)
-	alice.until(patience, "draining event", func() bool {
-		return slices.ContainsFunc(alice.events, func(e client.Event) bool {
-			d, ok := e.(client.Draining)
-			return ok && d.Reason == "maintenance"
+	lost(t, alice, bob, was[alice], "audio")
+	for _, b := range []*bot{alice, bob} {
+		b.mu.Lock()
+		states, events, atMove := slices.Clone(b.states[from[b]:]), slices.Clone(b.events), b.atMove
+		b.mu.Unlock()
+		require.Empty(t, states, "%s never lost anything", b.name)
+		at := slices.IndexFunc(events, func(e client.Event) bool {
+			m, ok := e.(client.Moved)
+			return ok && m == (client.Moved{From: was[b], To: b.PeerID()})
 		})
+		require.GreaterOrEqual(t, at, 0, "%s: %v", b.name, events)
+		drained := slices.IndexFunc(events, func(e client.Event) bool { d, ok := e.(client.Draining); return ok && d.Reason == "maintenance" })
+		require.True(t, drained >= 0 && drained < at, "the client was asked")
+		left := slices.IndexFunc(events, func(e client.Event) bool { l, ok := e.(client.PeerLeft); return ok && l.Reason == "moved" })
+		require.True(t, left >= 0 && left < at)
+		require.Positive(t, atMove, "%s was told of the move when packets of everything had come", b.name)
+	}
+	hole, first, last := heard()
+	require.Greater(t, last-first, 20)
+	require.LessOrEqual(t, hole, 5, "of %d to %d", first, last)
+	require.NoError(t, channel.WaitOpen(within(t, patience)), "opened at the new place")
+	alice.chats(bob, "here as well")
+}
+
+// playNumbers publishes sound whose packets are numbered by their payload.
+func (b *bot) playNumbers() {
+	b.t.Helper()
+	track, err := b.Publish(within(b.t, patience), client.TrackOptions{Kind: "audio"})
+	require.NoError(b.t, err)
+	b.wg.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for i := uint32(1); b.ctx.Err() == nil; i++ {
+			payload := binary.BigEndian.AppendUint32([]byte{0x80}, i)
+			track.WriteRTP(&rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(i), Timestamp: 480 * i}, Payload: payload}) //nolint:errcheck // ends with the room
+			<-tick.C
+		}
 	})
 }
 
-// lost waits until both have new peer ids and hear each other.
-func lost(t *testing.T, alice, bob *bot, was orama.PeerID) {
+// counts reads the numbers of all sound that is sent so from now on. The function it gives tells how many in a row never came, between which.
+func (b *bot) counts() func() (hole, first, last int) {
+	var mu sync.Mutex
+	var all []int
+	b.mu.Lock()
+	b.onTrack = func(r *client.RemoteTrack) {
+		if r.Kind() != "audio" {
+			return
+		}
+		b.wg.Go(func() {
+			for {
+				p, err := r.ReadRTP()
+				if err != nil {
+					return
+				}
+				if len(p.Payload) == 5 {
+					mu.Lock()
+					all = append(all, int(binary.BigEndian.Uint32(p.Payload[1:])))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	b.mu.Unlock()
+	return func() (hole, first, last int) {
+		mu.Lock()
+		defer mu.Unlock()
+		slices.Sort(all)
+		for i := 1; i < len(all); i++ {
+			hole = max(hole, all[i]-all[i-1]-1)
+		}
+		return hole, all[0], all[len(all)-1]
+	}
+}
+
+// lost waits until both have new peer ids and hear each other; plays is what alice does.
+func lost(t *testing.T, alice, bob *bot, was orama.PeerID, plays ...string) {
 	t.Helper()
 	alice.until(patience, "a new peer id", func() bool { return alice.PeerID() != was })
 	alice.until(patience, "bob", func() bool { return len(alice.Peers()) == 1 && alice.Peers()[0].Name == "bob" })
@@ -163,7 +242,10 @@ func lost(t *testing.T, alice, bob *bot, was orama.PeerID) {
 	alice.connected()
 	bob.connected()
 	alice.hears(bob.PeerID(), 2, "audio", "video")
-	bob.hears(alice.PeerID(), 2, "audio", "video")
+	if len(plays) == 0 {
+		plays = []string{"audio", "video"}
+	}
+	bob.hears(alice.PeerID(), 2, plays...)
 }
 
 func TestTURNRestart(t *testing.T) {
