@@ -9,6 +9,7 @@ import (
 
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"orama.network/orama/internal/sfu/rewrite"
@@ -363,4 +364,26 @@ func (d *decoder) judgeDependencies(reader *rewrite.Dependencies, n int) {
 			d.t.Fatalf("frame %+v was left out, and of %b are said to be active", *f, active)
 		}
 	}
+}
+
+// A packet that comes late begins nothing: what lies between it and what follows was left out on purpose, and would seem lost.
+func TestALatePacketBeginsNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newStage(t, rewrite.VP9, 1)
+		first := s.cameras[0].picture(true)
+		second := s.cameras[0].picture(false)
+		pass := func(raw []byte) (late bool) {
+			p := &packet{up: s.u, layer: s.layers[0], at: s.now}
+			require.True(t, p.parse(raw, &s.u.kinds))
+			require.True(t, p.look())
+			s.down.pass(p)
+			return p.info.Late
+		}
+		pass(first[len(first)-1])
+		pass(second[0])
+		begun := len(s.decoder.got) > 0
+		if pass(first[0]) && !begun {
+			require.Empty(t, s.decoder.got)
+		}
+	})
 }

@@ -198,7 +198,7 @@ func (d *down) choose(p *packet) (marker bool, ask *layer, ok bool) {
 	switch {
 	case p.layer == want && !p.info.Late && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
 		d.switchTo(p)
-	case p.layer == d.from && !d.broken:
+	case p.layer == d.from && !d.broken && !(p.info.Late && d.out.Begins()): // what lies between was left out, and would seem lost
 	default:
 		return false, d.wish(want), false
 	}

@@ -123,6 +123,9 @@ type Stream struct {
 // Begun reports whether anything was sent.
 func (s *Stream) Begun() bool { return s.begun }
 
+// Begins reports whether the next packet is the first of a source.
+func (s *Stream) Begins() bool { return !s.begun || s.fresh }
+
 // LastTimestamp is the highest timestamp sent.
 func (s *Stream) LastTimestamp() uint32 { return s.lastTS }
 
@@ -155,7 +158,7 @@ func (s *Stream) begin(seq uint16, ts uint32, i *Info) {
 // Leave leaves a packet out on purpose, and of VP8 its picture: the numbers after it close the gap. Pictures of VP9 name each other by
 // the differences of their ids, so those keep theirs.
 func (s *Stream) Leave(c Codec, seq uint16, i *Info) {
-	if !s.begun || s.fresh {
+	if s.Begins() {
 		return
 	}
 	s.seq.leave(seq)
@@ -197,7 +200,7 @@ func (s *Stream) nextFrame(d *Descriptor) uint16 {
 
 // Next gives the numbers to send a packet with; false: it is a straggler or a repetition, and is not sent.
 func (s *Stream) Next(c Codec, seq uint16, ts uint32, i *Info) (Numbers, bool) {
-	if !s.begun || s.fresh {
+	if s.Begins() {
 		s.begin(seq, ts, i)
 	}
 	n := Numbers{TS: ts + s.tsOff, TL0: i.TL0 + s.tl0Off, KeyIdx: (i.KeyIdx + s.keyOff) & 0x1f}
