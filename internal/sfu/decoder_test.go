@@ -380,6 +380,7 @@ func TestALatePacketBeginsNothing(t *testing.T) {
 			return p.info.Late
 		}
 		pass(first[len(first)-1])
+		s.down.target(rapid.IntRange(0, 2).Draw(t, "spatial"), 0)
 		pass(second[0])
 		begun := len(s.decoder.got) > 0
 		if pass(first[0]) && !begun {
