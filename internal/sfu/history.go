@@ -39,6 +39,9 @@ func (h *history) put(raw []byte, p *packet) {
 	if h.slots == nil {
 		h.slots = make([]*pastPacket, historyLeast)
 	}
+	if k := h.at(seq); k != nil && k.seq == seq && p.at.Sub(k.at) < 2*historyFor {
+		return // of two with one number the first was sent, and may be sent again
+	}
 	for k := h.at(seq); k != nil && k.seq != seq && p.at.Sub(k.at) < historyFor && len(h.slots) < historyMost; k = h.at(seq) {
 		grown := make([]*pastPacket, 2*len(h.slots))
 		for _, k := range h.slots {

@@ -99,6 +99,9 @@ func TestALostPacketIsSentAgainAsItWas(t *testing.T) {
 		d.send(p, p.payload, 96, false)
 		d.mu.Unlock()
 	}
+	forged := append([]byte{0x80, 96, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1}, bytes.Repeat([]byte{9}, 20)...)
+	require.True(t, p.parse(forged, &u.kinds))
+	l.history.put(forged, p) // a publisher that uses a number twice
 	lost := rtp.Header{}
 	_, err := lost.Unmarshal(got.packets[1])
 	require.NoError(t, err)
