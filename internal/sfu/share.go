@@ -116,7 +116,11 @@ func (u *up) offers(lim limits, now time.Time) (list []allot.Layer) {
 			if n == most.encoding {
 				top = int(most.temporal)
 			}
+			smaller := len(list)
 			list = cumulate(list, n, rates, int(l.spatial.Load()), top, false)
+			if smaller > 0 && len(list) > smaller { // a smaller picture that moves is better than a larger one that does not
+				list = append(list[:smaller], list[len(list)-1])
+			}
 			continue
 		}
 		return cumulate(list, 0, rates, int(most.spatial), int(most.temporal), true)
