@@ -27,6 +27,22 @@ func ladder(now time.Time) *up {
 	return u
 }
 
+// Of several encodings the smallest alone is offered with fewer frames: a smaller picture that moves is better than a larger one that does not.
+func TestOnlyTheSmallestIsOfferedWithFewerFrames(t *testing.T) {
+	now := time.Unix(1000, 0)
+	u := ladder(now)
+	for n, l := range *u.layers.Load() {
+		for k := range 3 {
+			l.rates[0][k].Store(uint64(100_000 * (n + 1)))
+		}
+	}
+	var got [][2]int
+	for _, x := range u.offers(limits{spatial: -1, temporal: -1}, now) {
+		got = append(got, [2]int{x.Spatial, x.Temporal})
+	}
+	require.Equal(t, [][2]int{{0, 0}, {0, 1}, {0, 2}, {1, 2}, {2, 2}}, got)
+}
+
 func TestChoose(t *testing.T) {
 	now := time.Unix(1000, 0)
 	any := limits{spatial: -1, temporal: -1}
