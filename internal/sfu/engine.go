@@ -80,16 +80,17 @@ func (e *engine) api(t *taps, r *route, h *srtp.Handshake) (*webrtc.API, error) 
 // registerCodecs lists what the SFU forwards, most preferred first. VP8 leads because every
 // browser both sends and receives it. The payload types of video are Firefox's own: it uses those, and not what was agreed on, in every section
 // that it adds, and in one BUNDLE a type means one thing. Chromium goes on with the ones that it was offered. Those of audio are Chromium's:
-// Firefox's 109 is retransmission in a Chromium that offers video first, and 111 is nothing else anywhere.
+// Firefox's 109 is retransmission in a Chromium that offers video first, and 111 is nothing else anywhere. RED leads (RFC 2198): a browser sends
+// what comes first of what it has, and with every frame of sound the one before, so that a tenth of the packets may be lost and little is heard of it.
 func registerCodecs(m *webrtc.MediaEngine) error {
 	audio := []webrtc.RTPCodecParameters{
+		{PayloadType: 63, RTPCodecCapability: webrtc.RTPCodecCapability{
+			MimeType: mimeRED, ClockRate: 48000, Channels: 2, SDPFmtpLine: "111/111",
+		}},
 		{PayloadType: 111, RTPCodecCapability: webrtc.RTPCodecCapability{
 			MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2,
 			SDPFmtpLine:  "minptime=10;useinbandfec=1;usedtx=1",
 			RTCPFeedback: []webrtc.RTCPFeedback{{Type: "transport-cc"}},
-		}},
-		{PayloadType: 63, RTPCodecCapability: webrtc.RTPCodecCapability{
-			MimeType: mimeRED, ClockRate: 48000, Channels: 2, SDPFmtpLine: "111/111",
 		}},
 	}
 	for _, c := range audio {

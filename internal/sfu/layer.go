@@ -19,8 +19,10 @@ const (
 	maxLayers = 3
 	// maxTemporal is how many temporal layers are told apart.
 	maxTemporal = 4
-	// layerSilent is after what time without a packet a layer counts as switched off.
+	// layerSilent is after what time without a packet a layer counts as switched off, and layerBehind where another layer of the picture went on
+	// for that long: an encoder may leave out some frames of one, and a screen on which nothing moves sends nothing of any.
 	layerSilent = 1500 * time.Millisecond
+	layerBehind = 500 * time.Millisecond
 	// fullRate is the frame rate, a second, that a camera is taken to have with all its temporal layers.
 	fullRate = 30
 )
@@ -70,9 +72,13 @@ type senderReport struct {
 	at  time.Time // when it came; zero: none did
 }
 
-// active reports whether the layer sends at the moment.
-func (l *layer) active(now time.Time) bool {
-	return now.UnixNano()-l.lastAt.Load() < int64(layerSilent)
+// active reports whether the layer, one of several, sends at the moment.
+func (l *layer) active(layers []*layer, now time.Time) bool {
+	last, newest := l.lastAt.Load(), int64(0)
+	for _, other := range layers {
+		newest = max(newest, other.lastAt.Load())
+	}
+	return now.UnixNano()-last < int64(layerSilent) && newest-last < int64(layerBehind)
 }
 
 func (l *layer) width() int { return int(l.size.Load() >> 32) }
@@ -257,7 +263,7 @@ type limits struct {
 func (u *up) choose(layers []*layer, lim limits, now time.Time) choice {
 	c := choice{encoding: -1}
 	for n, l := range layers {
-		if len(layers) > 1 && !l.active(now) {
+		if len(layers) > 1 && !l.active(layers, now) {
 			continue
 		}
 		if c.encoding >= 0 && (lim.spatial >= 0 && n > lim.spatial || lim.width > 0 && l.widthOr(1280>>(len(layers)-1-n)) > lim.width) {

@@ -69,6 +69,30 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// An encoding that stops while another goes on is over soon; one of a screen on which nothing moves is not.
+func TestActive(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for name, c := range map[string]struct {
+		last [3]time.Duration // ago
+		want [3]bool
+	}{
+		"all":               {[3]time.Duration{0, 0, 0}, [3]bool{true, true, true}},
+		"nothing moves":     {[3]time.Duration{time.Second, time.Second, time.Second}, [3]bool{true, true, true}},
+		"a frame left out":  {[3]time.Duration{0, 0, layerBehind - 1}, [3]bool{true, true, true}},
+		"the best is off":   {[3]time.Duration{0, 0, layerBehind}, [3]bool{true, true, false}},
+		"the least is off":  {[3]time.Duration{layerBehind, 0, 0}, [3]bool{false, true, true}},
+		"the camera is off": {[3]time.Duration{layerSilent, layerSilent, layerSilent}, [3]bool{}},
+	} {
+		layers := *ladder(now).layers.Load()
+		for n, l := range layers {
+			l.lastAt.Store(now.Add(-c.last[n]).UnixNano())
+		}
+		for n, l := range layers {
+			require.Equal(t, c.want[n], l.active(layers, now), "%s: %d", name, n)
+		}
+	}
+}
+
 // The encodings' clocks differ; the publisher's reports say how.
 func TestReportsAlignEncodings(t *testing.T) {
 	a := senderReport{ntp: 5 << 32, rtp: 1000, at: time.Unix(1, 0)}

@@ -104,7 +104,7 @@ func (u *up) offers(lim limits, now time.Time) (list []allot.Layer) {
 	}
 	most := u.choose(layers, lim, now)
 	for n, l := range layers[:most.encoding+1] {
-		if len(layers) > 1 && !l.active(now) {
+		if len(layers) > 1 && !l.active(layers, now) {
 			continue
 		}
 		rates, known := l.bitrates()

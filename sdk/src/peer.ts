@@ -4,7 +4,7 @@
 import type { DataChannel } from './data.js';
 import { OramaError } from './errors.js';
 import { type Flow, type Expected, FlowWatch, type Sample } from './flow.js';
-import type { Publication, VideoCodec } from './media.js';
+import type { Publication } from './media.js';
 import type { CandidateInit, ClientMessage, Credentials, TrackRef, Wanted } from './protocol.js';
 import { counters, type RoomStats, StatsReader } from './stats.js';
 
@@ -148,7 +148,11 @@ export class PeerLink {
       return;
     }
     const free = this.freeSlot(p.kind);
-    if (!free) return this.take(p, this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream] }));
+    if (!free) {
+      const t = this.pc.addTransceiver(p.media, { direction: 'sendonly', streams: [stream] });
+      if (p.kind === 'audio') favour(t, 'audio/red'); // as the sections that the SFU offers have it
+      return this.take(p, t);
+    }
     this.take(p, free);
     // A section of the SFU's may carry something down as well, now or later.
     free.direction = free.direction === 'inactive' ? 'sendonly' : 'sendrecv';
@@ -170,7 +174,8 @@ export class PeerLink {
     } catch { // a browser none of whose codecs has layers says so (webrtc-svc)
       t = add(sendEncodings.map((e) => ({ ...e, scalabilityMode: undefined })));
     }
-    if (p.codec) favour(t, p.codec);
+    if (p.codec) favour(t, `video/${p.codec}`);
+    if (sendEncodings.length > 0) tellAllocation(t);
     this.ups.set(p, t);
     this.layered.set(t, sendEncodings.length);
   }
@@ -364,12 +369,30 @@ function configuration(c: Credentials): RTCConfiguration {
 }
 
 /** Has a codec come first among those that a section is offered with; the others stay, for whoever has no encoder of it. */
-function favour(t: RTCRtpTransceiver, codec: VideoCodec): void {
-  const known = RTCRtpReceiver.getCapabilities?.('video')?.codecs ?? [];
-  const first = known.filter((c) => c.mimeType.toLowerCase() === `video/${codec}`);
+function favour(t: RTCRtpTransceiver, mimeType: string): void {
+  const known = RTCRtpReceiver.getCapabilities?.(mimeType.split('/')[0]!)?.codecs ?? [];
+  const first = known.filter((c) => c.mimeType.toLowerCase() === mimeType);
   if (first.length === 0) return;
   // Of H.264 and VP9 there are profiles: a browser lists first what it does best, and that is what others decode.
   t.setCodecPreferences([...first, ...known.filter((c) => !first.includes(c))]);
+}
+
+/** What webrtc-extensions adds, and not every browser has. */
+interface ExtensionControl {
+  getHeaderExtensionsToNegotiate?(): { uri: string; direction: RTCRtpTransceiverDirection }[];
+  setHeaderExtensionsToNegotiate?(list: { uri: string; direction: RTCRtpTransceiverDirection }[]): void;
+}
+
+/**
+ * Has a browser say with its packets which encodings it sends, where it can: it leaves the largest out when the way up becomes narrow. Otherwise the
+ * SFU learns it from their silence, and who watches sees a picture that stands still meanwhile.
+ */
+function tellAllocation(t: RTCRtpTransceiver & ExtensionControl): void {
+  const list = t.getHeaderExtensionsToNegotiate?.();
+  const allocation = list?.find((e) => e.uri.includes('/video-layers-allocation'));
+  if (!list || !allocation) return;
+  allocation.direction = 'sendrecv';
+  t.setHeaderExtensionsToNegotiate?.(list);
 }
 
 /** The mids of a description's sections on which its sender wants to receive. */

@@ -130,6 +130,17 @@ export class FakeTransceiver {
     this.way = d;
     this.pc.need();
   }
+  /** Header extensions, as Chromium has them: not all are offered unless asked for. */
+  extensions = [
+    { uri: 'urn:ietf:params:rtp-hdrext:sdes:mid', direction: 'sendrecv' },
+    { uri: 'http://www.webrtc.org/experiments/rtp-hdrext/video-layers-allocation00', direction: 'stopped' },
+  ];
+  getHeaderExtensionsToNegotiate(): { uri: string; direction: string }[] {
+    return this.extensions.map((e) => ({ ...e }));
+  }
+  setHeaderExtensionsToNegotiate(list: { uri: string; direction: string }[]): void {
+    this.extensions = list;
+  }
   setCodecPreferences(list: { mimeType: string }[]): void {
     this.codecs = list.map((c) => c.mimeType);
   }
@@ -337,7 +348,8 @@ export function browser(t: TestContext): FakePage {
   };
   put('WebSocket', FakeSocket);
   put('RTCPeerConnection', FakePC);
-  put('RTCRtpReceiver', { getCapabilities: () => ({ codecs: ['VP8', 'rtx', 'VP9', 'H264', 'H264'].map((name) => ({ mimeType: `video/${name}` })) }) });
+  const codecs: Record<string, string[]> = { audio: ['opus', 'red', 'PCMU'], video: ['VP8', 'rtx', 'VP9', 'H264', 'H264'] };
+  put('RTCRtpReceiver', { getCapabilities: (kind: string) => ({ codecs: codecs[kind]!.map((name) => ({ mimeType: `${kind}/${name}` })) }) });
   put('MediaStream', class { constructor(readonly tracks: unknown[]) {} });
   put('addEventListener', page.addEventListener.bind(page));
   put('removeEventListener', page.removeEventListener.bind(page));

@@ -74,6 +74,7 @@ test('a camera is offered as simulcast once the first offer is answered', async 
   assert.deepEqual(layered()[0]!.sender.active, ['q', 'h', 'f']);
   assert.deepEqual(FakeSocket.last.find('answer')!.tracks, [], 'the slot of the first offer stays free');
   assert.deepEqual(FakeSocket.last.find('offer')!.tracks!.map((r) => [r.mid, r.source]), [[layered()[0]!.mid, 'camera']]);
+  assert.ok(layered()[0]!.extensions.every((e) => e.direction === 'sendrecv'), 'it says which encodings it sends');
 });
 
 test('a codec of choice comes first in a section of its own, with simulcast and without', async (t) => {
@@ -91,6 +92,14 @@ test('a codec of choice comes first in a section of its own, with simulcast and 
     await enter(t, hd, { codec: 'av1' });
     assert.deepEqual(layered()[0]!.codecs, [], 'everything stays as it is');
   });
+});
+
+test('sound in a section of its own is offered with redundancy first', async (t) => {
+  const room = await enter(t, hd);
+  for (const name of ['one', 'two']) await room.publish(media(new FakeTrack('audio')), { name });
+  await settle();
+  const own = FakePC.last.transceivers.filter((x) => x.codecs.length > 0);
+  assert.deepEqual(own.map((x) => x.codecs), [['audio/red', 'audio/opus', 'audio/PCMU']], 'the first took the slot');
 });
 
 test('simulcast: false, and a small picture, take the first slot', async (t) => {
