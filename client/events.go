@@ -50,6 +50,9 @@ type (
 	Speakers struct{ Levels []Level }
 	// Quality gives the state of the peers' connections.
 	Quality struct{ Peers []PeerQuality }
+	// Bandwidth tells what is known of the way down, in bits a second: Estimate is what it carries where that is less than Wanted, and
+	// else what it carries at least, as nobody looks for more. Wanted is what would be sent if there were room for all.
+	Bandwidth struct{ Estimate, Wanted int }
 	// Draining tells that the SFU asked to move; the Room does so by itself.
 	Draining struct {
 		Reason   string
@@ -74,6 +77,7 @@ func (TrackUnpublished) event() {}
 func (TrackMuted) event()       {}
 func (Speakers) event()         {}
 func (Quality) event()          {}
+func (Bandwidth) event()        {}
 func (Draining) event()         {}
 func (Moved) event()            {}
 func (Refused) event()          {}

@@ -109,6 +109,8 @@ func (r *Room) handleNews(p *place, m signal.Message) {
 		p.tell(Speakers{m.Levels})
 	case *signal.Quality:
 		p.tell(Quality{m.Peers})
+	case *signal.Bandwidth:
+		p.tell(Bandwidth{Estimate: m.Estimate, Wanted: m.Wanted})
 	case *signal.Kicked:
 		r.fail(orama.Errorf(orama.KindForbidden, "kicked", "the peer was removed from the room: %.200s", m.Reason))
 	case *signal.RoomClosed:

@@ -16,7 +16,7 @@ import (
 
 const (
 	mostLoss                  = 1.0                               // percent, at saturation
-	equalLoad                 = 0.8                               // of stock's saturation
+	equalLoad                 = 0.8                               // of the others' least saturation
 	recovery                  = 2 * time.Second                   // after a load that was too much
 	profileFor, profileWithin = 10 * time.Second, 3 * time.Second // that long, and to write it
 	triesMost                 = 3                                 // of a load that is too much
@@ -50,7 +50,7 @@ func inner(given []string) (err error) {
 	if err != nil {
 		return err
 	}
-	l, err := newLab(os.Getenv(envDir), core)
+	l, err := newLab(os.Getenv(envDir), core, s.liveKit)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (b *bench) say(format string, args ...any) {
 
 // cell measures one cell one way.
 func (b *bench) cell(ctx context.Context, c cell, way string) error {
-	all := contenders(way)
+	all := contenders(way, b.settings.liveKit != "")
 	profiles := ""
 	if b.settings.profile != "" {
 		profiles = fmt.Sprintf("%s/%s-%s", b.settings.profile, c.name, way)
@@ -171,7 +171,7 @@ func (b *bench) round(ctx context.Context, round int, c cell, way string, all []
 		b.say("%s/%s round %d: %s light: %s", c.name, way, round+1, one.name, s)
 		x.add(one.name, keyLightCPU, s.cpu)
 		x.add(one.name, keyLightPath, s.path)
-		if way != wayRelay {
+		if way != wayRelay || one.sfu == kindLiveKit { // a join is our client's
 			continue
 		}
 		times, err := b.joins(ctx, one, round)
@@ -186,7 +186,7 @@ func (b *bench) round(ctx context.Context, round int, c cell, way string, all []
 	}
 	equal := 0.0
 	for _, one := range all {
-		if l := equalLoad * levels[one.name]; one.sfu == kindStock && (equal == 0 || l < equal) {
+		if l := equalLoad * levels[one.name]; one.sfu != kindSFU && (equal == 0 || l < equal) {
 			equal = l
 		}
 	}

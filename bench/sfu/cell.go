@@ -18,6 +18,8 @@ const (
 	frameParts  = 5
 	audioBytes  = 120
 	videoBytes  = 1000
+	frameWidth  = 640
+	frameHeight = 360
 )
 
 // cell is one room's shape. A load is so many of those rooms at once: a level of 2.5 is three of them in which

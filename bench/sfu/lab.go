@@ -52,33 +52,63 @@ type contender struct {
 	rooms  []*room
 }
 
-const coturn = "coturn"
+// What is not this program.
+const (
+	coturn      = "coturn"
+	kindLiveKit = "livekit"
+)
 
 // The contenders by name, as tables have them.
 const (
-	nameStock       = "stock"
-	nameOurs        = "ours"
-	nameStockCoturn = "stock+coturn"
+	nameStock         = "stock"
+	nameOurs          = "ours"
+	nameStockCoturn   = "stock+coturn"
+	nameLiveKit       = "livekit"
+	nameLiveKitCoturn = "livekit+coturn"
 )
 
-func contenders(way string) []*contender {
+// contenders are those of a way, of whom LiveKit takes part when its binary is given.
+func contenders(way string, withLiveKit bool) (out []*contender) {
 	if way == wayDirect {
-		return []*contender{{name: nameStock, sfu: kindStock, number: 0}, {name: nameOurs, sfu: kindSFU, number: 1}}
+		out = []*contender{{name: nameStock, sfu: kindStock}, {name: nameOurs, sfu: kindSFU}}
+		if withLiveKit {
+			out = append(out, &contender{name: nameLiveKit, sfu: kindLiveKit})
+		}
+		return numbered(out)
 	}
-	out := []*contender{{name: nameStock, sfu: kindStock, turn: kindTURN, number: 0}, {name: nameOurs, sfu: kindSFU, turn: kindTURN, number: 1}}
+	out = []*contender{{name: nameStock, sfu: kindStock, turn: kindTURN}, {name: nameOurs, sfu: kindSFU, turn: kindTURN}}
 	if _, err := exec.LookPath("turnserver"); err == nil {
-		out = append(out, &contender{name: nameStockCoturn, sfu: kindStock, turn: coturn, number: 2})
+		out = append(out, &contender{name: nameStockCoturn, sfu: kindStock, turn: coturn})
+		if withLiveKit {
+			out = append(out, &contender{name: nameLiveKitCoturn, sfu: kindLiveKit, turn: coturn})
+		}
 	}
-	return out
+	return numbered(out)
+}
+
+// numbered gives each contender addresses of its own.
+func numbered(all []*contender) []*contender {
+	for i, c := range all {
+		c.number = byte(i)
+	}
+	return all
 }
 
 func (c *contender) ip(last byte) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 0, 10 + c.number, last})
 }
 func (c *contender) signalAt() netip.AddrPort { return netip.AddrPortFrom(c.ip(1), signalPort) }
-func (c *contender) mediaAt() netip.AddrPort  { return netip.AddrPortFrom(c.ip(1), mediaPort) }
 func (c *contender) turnAt() netip.AddrPort   { return netip.AddrPortFrom(c.ip(2), turnPort) }
-func (c *contender) node() orama.NodeID       { return orama.NodeID("node-" + c.sfu) }
+
+// mediaAt is where the SFU's media goes. LiveKit has sockets on addresses of the interface alone.
+func (c *contender) mediaAt() netip.AddrPort {
+	if c.sfu == kindLiveKit {
+		return netip.AddrPortFrom(liveKitAt, mediaPort)
+	}
+	return netip.AddrPortFrom(c.ip(1), mediaPort)
+}
+
+func (c *contender) node() orama.NodeID { return orama.NodeID("node-" + c.sfu) }
 func (c *contender) processes() []*rig.Process {
 	if c.relay == nil {
 		return []*rig.Process{c.server}
@@ -90,6 +120,7 @@ func (c *contender) processes() []*rig.Process {
 type lab struct {
 	dir     string
 	core    int
+	liveKit string // its binary; "": it takes no part
 	secret  string
 	keys    *auth.Keys
 	gateway *testnet.Gateway
@@ -97,8 +128,8 @@ type lab struct {
 	here    []*contender // that run now
 }
 
-func newLab(dir string, core int) (*lab, error) {
-	l := &lab{dir: dir, core: core, secret: auth.NewTURNSecret(), keys: auth.NewKeys([32]byte{1})}
+func newLab(dir string, core int, liveKit string) (*lab, error) {
+	l := &lab{dir: dir, core: core, liveKit: liveKit, secret: auth.NewTURNSecret(), keys: auth.NewKeys([32]byte{1})}
 	l.gateway = &testnet.Gateway{Keys: l.keys, Find: l.find}
 	at, err := net.Listen("tcp4", gatewayAt.String())
 	if err != nil {
@@ -166,6 +197,9 @@ func (l *lab) start(ctx context.Context, all []*contender, profiles string) erro
 }
 
 func (l *lab) startSFU(ctx context.Context, c *contender, profiles string) error {
+	if c.sfu == kindLiveKit {
+		return l.startLiveKit(ctx, c)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -215,7 +249,7 @@ func (l *lab) startTURN(ctx context.Context, c *contender) (err error) {
 			return err
 		}
 		how := rig.Coturn{Listen: c.ip(2), Relay: c.ip(3), Port: turnPort, TLSPort: tlsPort, First: relayFirst, Last: relayFirst + relayCount - 1,
-			Allowed: c.ip(1), Realm: realm, Secret: l.secret, Threads: 1}
+			Allowed: c.mediaAt().Addr(), Realm: realm, Secret: l.secret, Threads: 1}
 		if c.relay, err = rig.Start(ctx, coturn, l.dir, l.core, path, how.Args(l.dir)...); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"slices"
 	"strconv"
@@ -49,6 +50,7 @@ type settings struct {
 	quick   bool
 	json    bool
 	verbose bool   // say on stderr what is being measured
+	liveKit string // its server's binary; "": it is not beside us
 	profile string // where profiles of our SFU go; "": none are made
 }
 
@@ -81,6 +83,7 @@ func parse(given []string) (settings, error) {
 	f.DurationVar(&s.window, "window", time.Second, "length of one measurement")
 	f.IntVar(&s.joins, "joins", 7, "joins timed in a round")
 	f.StringVar(&s.profile, "profile", "", "`directory` for CPU and allocation profiles of our SFU, of each cell at 80 % of stock's saturation")
+	f.StringVar(&s.liveKit, "livekit", "", "`binary` of LiveKit's server, to be measured too")
 	f.BoolVar(&s.json, "json", false, "print one JSON object")
 	f.BoolVar(&s.verbose, "v", false, "say on stderr what is being measured")
 	f.BoolVar(&s.quick, "quick", false, "one round, windows of 0.7 s, larger steps to saturation")
@@ -104,6 +107,11 @@ func parse(given []string) (settings, error) {
 	}
 	if s.rounds < 1 || s.window < 100*time.Millisecond || s.joins < 1 {
 		return s, errors.New("at least one round, windows of 100 ms, and one join")
+	}
+	if s.liveKit != "" {
+		if _, err := exec.LookPath(s.liveKit); err != nil {
+			return s, fmt.Errorf("--livekit: %w", err)
+		}
 	}
 	return s, nil
 }

@@ -54,8 +54,9 @@ type person struct {
 	wg              sync.WaitGroup // what ends with pc
 	spoke           chan struct{}  // closed when listen has ended; nil before it has begun
 	ws              *websocket.Conn
-	line            *line
-	pc              *webrtc.PeerConnection // from the credentials on
+	line, upLine    *line                  // upLine is nil but of who has a connection of its own for what it sends
+	pc              *webrtc.PeerConnection // what it receives, from the credentials on
+	up              *webrtc.PeerConnection // what it sends: pc, but with LiveKit
 	answer          *rate.Limiter          // frames a second, below the protocol's limit
 	joined          chan struct{}          // closed by the first answer
 	failed, refused atomic.Pointer[error]
@@ -120,23 +121,18 @@ func (r *room) join(ctx context.Context, name string, index int, is part, probe 
 	if p.line, err = r.load.hub.open(index, p.heard); err != nil {
 		return p, err
 	}
-	token := string(namespace) + "/" + name
-	if is == partListens {
-		token += "+listen"
+	dial, listen := p.dial, p.listen
+	if r.of.sfu == kindLiveKit {
+		k := &liveKit{person: p}
+		dial, listen = k.dial, k.listen
 	}
-	url := fmt.Sprintf("ws://%s/v1/webrtc/signal?room=%s", gatewayAt, neturl.QueryEscape(r.name))
-	p.ws, _, err = websocket.Dial(ctx, url, &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + token}}})
-	if err != nil {
-		return p, err
-	}
-	p.ws.SetReadLimit(4 << 20)
-	if err := p.send(&signal.Join{Room: orama.RoomID(r.name), Name: name, AwaitOffer: true}); err != nil {
+	if err := dial(ctx, name); err != nil {
 		return p, err
 	}
 	p.spoke = make(chan struct{})
 	go func() {
 		defer close(p.spoke)
-		if err := p.listen(); p.ctx.Err() == nil {
+		if err := listen(); p.ctx.Err() == nil {
 			p.failed.Store(&err)
 		}
 	}()
@@ -148,6 +144,21 @@ func (r *room) join(ctx context.Context, name string, index int, is part, probe 
 	case <-ctx.Done():
 		return p, fmt.Errorf("%s got no offer in %s: %w", name, joinWithin, errors.Join(ctx.Err(), p.failure()))
 	}
+}
+
+// dial opens the socket, and asks to join.
+func (p *person) dial(ctx context.Context, name string) (err error) {
+	token := string(namespace) + "/" + name
+	if p.part == partListens {
+		token += "+listen"
+	}
+	url := fmt.Sprintf("ws://%s/v1/webrtc/signal?room=%s", gatewayAt, neturl.QueryEscape(p.room.name))
+	p.ws, _, err = websocket.Dial(ctx, url, &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + token}}})
+	if err != nil {
+		return err
+	}
+	p.ws.SetReadLimit(4 << 20)
+	return p.send(&signal.Join{Room: orama.RoomID(p.room.name), Name: name, AwaitOffer: true})
 }
 
 // failure is why a person is not what it should be, so far as it was told.
@@ -219,43 +230,24 @@ type network struct {
 func (n *network) ListenPacket(string, string) (net.PacketConn, error) { return n.line, nil }
 
 // connect makes the PeerConnection that the first offer will start.
-func (p *person) connect(c signal.Credentials) error {
+func (p *person) connect(c signal.Credentials) (err error) {
 	if p.pc != nil {
 		return nil
 	}
-	m := &webrtc.MediaEngine{}
-	if err := m.RegisterDefaultCodecs(); err != nil {
+	if p.pc, err = p.newConnection(p.line, c); err != nil {
 		return err
 	}
-	level := webrtc.RTPHeaderExtensionCapability{URI: sdp.AudioLevelURI}
-	err := m.RegisterHeaderExtension(level, webrtc.RTPCodecTypeAudio)
-	out, err2 := sending(m)
-	in, err3 := receiving()
-	if err := errors.Join(err, err2, err3); err != nil {
+	p.up = p.pc
+	return p.receive()
+}
+
+// receive has what comes to pc heard.
+func (p *person) receive() error {
+	in, err := receiving()
+	if err != nil {
 		return err
 	}
 	if p.chain, err = in.Build(""); err != nil {
-		return err
-	}
-	s := webrtc.SettingEngine{LoggerFactory: silent()}
-	s.SetIncludeLoopbackCandidate(true)
-	s.DisableActiveTCP(true)
-	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
-	s.SetRelayAcceptanceMinWait(0)
-	s.SetICETimeouts(time.Minute, 2*time.Minute, 2*time.Second)           // a saturated server is no dead one
-	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleClient); err != nil { // as browsers do
-		return err
-	}
-	conf := webrtc.Configuration{BundlePolicy: webrtc.BundlePolicyMaxBundle, Certificates: p.room.load.certificates}
-	if p.room.of.turn == "" {
-		s.SetICEUDPMux(webrtc.NewICEUDPMux(silent().NewLogger("mux"), p.line))
-	} else {
-		s.SetNet(&network{p.room.load.net, p.line})
-		conf.ICETransportPolicy = webrtc.ICETransportPolicyRelay
-		conf.ICEServers = []webrtc.ICEServer{{URLs: c.URLs, Username: c.Username, Credential: c.Credential}}
-	}
-	api := webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithInterceptorRegistry(out), webrtc.WithSettingEngine(s))
-	if p.pc, err = api.NewPeerConnection(conf); err != nil {
 		return err
 	}
 	p.chain.BindRTCPWriter(interceptor.RTCPWriterFunc(p.report))
@@ -265,49 +257,91 @@ func (p *person) connect(c signal.Credentials) error {
 	return nil
 }
 
+// newConnection makes a PeerConnection on a line, through the credentials' relay if the contender has one.
+func (p *person) newConnection(at *line, c signal.Credentials) (*webrtc.PeerConnection, error) {
+	m := &webrtc.MediaEngine{}
+	if err := m.RegisterDefaultCodecs(); err != nil {
+		return nil, err
+	}
+	level := webrtc.RTPHeaderExtensionCapability{URI: sdp.AudioLevelURI}
+	err := m.RegisterHeaderExtension(level, webrtc.RTPCodecTypeAudio)
+	out, err2 := sending(m)
+	if err := errors.Join(err, err2); err != nil {
+		return nil, err
+	}
+	s := webrtc.SettingEngine{LoggerFactory: silent()}
+	s.SetIncludeLoopbackCandidate(true)
+	s.DisableActiveTCP(true)
+	s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
+	s.SetRelayAcceptanceMinWait(0)
+	s.SetICETimeouts(time.Minute, 2*time.Minute, 2*time.Second)           // a saturated server is no dead one
+	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleClient); err != nil { // as browsers do
+		return nil, err
+	}
+	conf := webrtc.Configuration{BundlePolicy: webrtc.BundlePolicyMaxBundle, Certificates: p.room.load.certificates}
+	if p.room.of.turn == "" {
+		s.SetICEUDPMux(webrtc.NewICEUDPMux(silent().NewLogger("mux"), at))
+	} else {
+		s.SetNet(&network{p.room.load.net, at})
+		conf.ICETransportPolicy = webrtc.ICETransportPolicyRelay
+		conf.ICEServers = []webrtc.ICEServer{{URLs: c.URLs, Username: c.Username, Credential: c.Credential}}
+	}
+	api := webrtc.NewAPI(webrtc.WithMediaEngine(m), webrtc.WithInterceptorRegistry(out), webrtc.WithSettingEngine(s))
+	return api.NewPeerConnection(conf)
+}
+
 // take answers an offer.
 func (p *person) take(o *signal.Offer) error {
 	if p.pc == nil {
 		return errors.New("an offer came before credentials")
 	}
-	if err := p.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: o.SDP}); err != nil {
-		return err
-	}
-	var offer sdp.SessionDescription
-	if err := offer.UnmarshalString(o.SDP); err != nil {
-		return err
-	}
-	p.expect(&offer)
 	first := p.voice == nil && p.part != partListens
-	if first {
-		var err error
-		if p.voice, err = newVoice(p); err != nil {
-			return err
-		}
-	}
-	a, err := p.pc.CreateAnswer(nil)
-	if err != nil {
-		return err
-	}
-	if err := p.pc.SetLocalDescription(a); err != nil {
-		return err
-	}
-	text, err := p.closeUnused(a.SDP)
+	text, err := p.answerTo(o.SDP, first)
 	if err != nil {
 		return err
 	}
 	if err := p.send(&signal.Answer{SDP: text}); err != nil {
 		return err
 	}
+	p.arrive()
+	if first {
+		p.wg.Go(p.voice.speak)
+	}
+	return nil
+}
+
+// arrive tells join that this person is there.
+func (p *person) arrive() {
 	select {
 	case <-p.joined:
 	default:
 		close(p.joined)
 	}
-	if first {
-		p.wg.Go(p.voice.speak)
+}
+
+// answerTo applies an offer and the answer to it, with what this person sends if it speaks.
+func (p *person) answerTo(text string, speaks bool) (answer string, err error) {
+	if err := p.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: text}); err != nil {
+		return "", err
 	}
-	return nil
+	var offer sdp.SessionDescription
+	if err := offer.UnmarshalString(text); err != nil {
+		return "", err
+	}
+	p.expect(&offer)
+	if speaks {
+		if p.voice, err = newVoice(p); err != nil {
+			return "", err
+		}
+	}
+	a, err := p.pc.CreateAnswer(nil)
+	if err != nil {
+		return "", err
+	}
+	if err := p.pc.SetLocalDescription(a); err != nil {
+		return "", err
+	}
+	return p.closeUnused(a.SDP)
 }
 
 // closeUnused marks the sections that this side could send on and does not. pion answers them with sendonly, which
@@ -400,14 +434,18 @@ func (p *person) close() {
 	if p.spoke != nil {
 		<-p.spoke
 	}
-	if p.pc != nil {
-		p.pc.Close() //nolint:errcheck // it leaves
+	for _, pc := range []*webrtc.PeerConnection{p.pc, p.up} {
+		if pc != nil {
+			pc.Close() //nolint:errcheck // it leaves; a second time is as good as one
+		}
 	}
 	p.wg.Wait()
 	if p.chain != nil {
 		p.chain.Close() //nolint:errcheck // it leaves
 	}
-	if p.line != nil {
-		p.line.Close() //nolint:errcheck // never fails
+	for _, l := range []*line{p.line, p.upLine} {
+		if l != nil {
+			l.Close() //nolint:errcheck // never fails
+		}
 	}
 }

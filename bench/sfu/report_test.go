@@ -21,7 +21,7 @@ func TestSpread(t *testing.T) {
 }
 
 func TestTurns(t *testing.T) {
-	all := contenders(wayDirect)
+	all := contenders(wayDirect, false)
 	require.Equal(t, []*contender{all[0], all[1]}, turns(all, 0))
 	require.Equal(t, []*contender{all[1], all[0]}, turns(all, 1))
 }
@@ -53,7 +53,7 @@ func TestResults(t *testing.T) {
 	require.False(t, ok)
 	var out strings.Builder
 	require.NoError(t, r.print(&out, false))
-	for _, want := range []string{"≤0.65 of stock: ok", "≤400: short", "≤150: ok", "≥1.6 of stock: not measured", "2 of 7 bars are met"} {
+	for _, want := range []string{"≤0.65 of stock: ok", "≤400: short", "≤150: ok", "≥1.6 of stock: not measured", "2 of 5 bars are met", "5 more are of who was not beside us"} {
 		require.Contains(t, out.String(), want)
 	}
 }
@@ -95,4 +95,19 @@ func TestMeter(t *testing.T) {
 	p50, p99 := m.percentiles()
 	require.InDelta(t, 2, p50, 0.05)
 	require.InDelta(t, 2, p99, 0.05)
+}
+
+// LiveKit's bars are held where it takes part, and only there.
+func TestLiveKitsBars(t *testing.T) {
+	r := newResults(settings{rounds: 1, window: time.Second}, 1)
+	x := r.row(cells[0], wayDirect, contenders(wayDirect, true))
+	for name, cpu := range map[string]float64{nameStock: 20, nameOurs: 10, nameLiveKit: 21} {
+		x.add(name, keyCPU, cpu)
+	}
+	var out strings.Builder
+	require.NoError(t, r.print(&out, false))
+	for _, want := range []string{"≤0.65 of stock: ok; ≤0.45 of livekit: short", "0.48 (0.48 to 0.48)", "50/direct: SFU's CPU, equal load, µs a packet: ≤0.45 of livekit: short"} {
+		require.Contains(t, out.String(), want)
+	}
+	require.NotContains(t, out.String(), "not beside us")
 }

@@ -22,7 +22,8 @@ const (
 type voice struct {
 	person       *person
 	audio, video *webrtc.TrackLocalStaticRTP // video is nil of who is silent
-	level        uint8                       // the audio level's extension id, 0 without one
+	sender       *webrtc.RTPSender           // of audio
+	level        uint8                       // the audio level's extension id, 0 without one; known when it speaks
 	wantKey      atomic.Bool
 	seqs         [2]uint16
 	picture      uint16
@@ -36,16 +37,10 @@ func newVoice(p *person) (*voice, error) {
 	if err != nil {
 		return nil, err
 	}
-	sender, err := p.pc.AddTrack(v.audio)
-	if err != nil {
+	if v.sender, err = p.up.AddTrack(v.audio); err != nil {
 		return nil, err
 	}
-	for _, x := range sender.GetParameters().HeaderExtensions {
-		if x.URI == sdp.AudioLevelURI {
-			v.level = uint8(x.ID)
-		}
-	}
-	p.wg.Go(func() { v.readFeedback(sender) })
+	p.wg.Go(func() { v.readFeedback(v.sender) })
 	if p.part == partSilent {
 		return v, nil
 	}
@@ -53,7 +48,8 @@ func newVoice(p *person) (*voice, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sender, err = p.pc.AddTrack(v.video); err != nil {
+	sender, err := p.up.AddTrack(v.video)
+	if err != nil {
 		return nil, err
 	}
 	p.wg.Go(func() { v.readFeedback(sender) })
@@ -78,6 +74,11 @@ func (v *voice) readFeedback(s *webrtc.RTPSender) {
 // speak sends at the room's scale until the person leaves.
 func (v *voice) speak() {
 	p := v.person
+	for _, x := range v.sender.GetParameters().HeaderExtensions {
+		if x.URI == sdp.AudioLevelURI {
+			v.level = uint8(x.ID)
+		}
+	}
 	audioGap, timer := audioEvery, time.NewTimer(0)
 	defer timer.Stop()
 	if p.part == partSilent {

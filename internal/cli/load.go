@@ -54,6 +54,7 @@ latency   from handing a frame to the SDK until all of it was read at the other 
 lost      gaps in the packet numbers that no retransmission filled
 freezes   as the W3C defines freezeCount, by frames that are whole; nothing is decoded
 join      from before the socket is opened until the first packet of media
+estimate  what the way to a subscriber carries, as its SFU last told it; the SFU looks for no more than it has to send
 
 What the machine would carry goes by CPU alone, in a straight line, until 80 % of it are used. With the
 cluster on this machine the load and the servers share it, and what the servers would carry without the
@@ -261,6 +262,9 @@ func progressText(p load.Progress) string {
 	if p.Phase == "measuring" {
 		text += fmt.Sprintf("  %s left  received %s  loss %s  latency p99 %s  freezes %d", p.Left.Round(time.Second), bits(p.Received),
 			percent(p.Loss), milli(float64(p.Latency)/float64(time.Millisecond)), p.Freezes)
+		if p.Estimate.Count > 0 {
+			text += "  estimate " + bits(float64(p.Estimate.P50))
+		}
 	}
 	return text
 }
@@ -299,6 +303,10 @@ func (a *app) showLoad(r load.Report) error {
 	a.say("")
 	if r.JoinMS.Count > 0 {
 		a.say("join        p50 %s, p99 %s, to the first packet of media", milli(r.JoinMS.P50), milli(r.JoinMS.P99))
+	}
+	if e := r.EstimateBPS; e.Count > 0 {
+		a.say("estimate    p50 %s, least %s, most %s, of the ways to %s", bits(float64(e.P50)), bits(float64(e.Min)), bits(float64(e.Max)),
+			several(e.Count, "subscriber"))
 	}
 	if r.Recoveries > 0 || r.Dropped > 0 {
 		a.say("calls       %d recoveries, %d people lost for good", r.Recoveries, r.Dropped)

@@ -109,6 +109,7 @@ type Progress struct {
 	Latency  time.Duration // p99 so far
 	Freezes  int
 	Received float64 // bits a second, on average
+	Estimate Rates   // of the ways to those who watch
 }
 
 // run is one run.

@@ -30,8 +30,8 @@ func TestRun(t *testing.T) {
 	n, err := testnet.Start(testnet.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, n.Close()) })
-	phases := map[string]bool{}
-	r, err := load.Run(t.Context(), options(n), func(p load.Progress) { phases[p.Phase] = true })
+	phases, estimate := map[string]bool{}, load.Rates{}
+	r, err := load.Run(t.Context(), options(n), func(p load.Progress) { phases[p.Phase], estimate = true, p.Estimate })
 	require.NoError(t, err)
 	require.Equal(t, 3, r.Joined)
 	require.Empty(t, r.Failures)
@@ -47,12 +47,16 @@ func TestRun(t *testing.T) {
 		require.Positive(t, m.LatencyMS.P50)
 		require.LessOrEqual(t, m.LatencyMS.P50, m.LatencyMS.P99)
 	}
+	require.Equal(t, 2, r.EstimateBPS.Count, "both who watch were told of their way")
+	require.Greater(t, r.EstimateBPS.Min, options(n).Bitrate, "nothing is in the way")
+	require.True(t, r.EstimateBPS.Min <= r.EstimateBPS.P50 && r.EstimateBPS.P50 <= r.EstimateBPS.Max)
+	require.Equal(t, 2, estimate.Count, "and the progress shows it")
 	require.True(t, phases["measuring"] && phases["leaving"])
 	text, err := json.Marshal(r)
 	require.NoError(t, err)
 	var shape map[string]any
 	require.NoError(t, json.Unmarshal(text, &shape))
-	for _, key := range []string{"joined", "failed", "failures", "video", "audio", "freezes", "join_ms", "machine", "duration_s"} {
+	for _, key := range []string{"joined", "failed", "failures", "video", "audio", "freezes", "join_ms", "estimate_bps", "machine", "duration_s"} {
 		require.Contains(t, shape, key)
 	}
 }

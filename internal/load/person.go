@@ -37,6 +37,8 @@ type person struct {
 	mu      sync.Mutex
 	meters  [2][]*meter // guarded by mu; by kind
 	quality string      // guarded by mu; as the SFU last said
+
+	estimate atomic.Int64 // of the way down, bits a second, as the SFU last said; 0: it has not
 }
 
 // Kinds of tracks, as indices.
@@ -235,6 +237,8 @@ func (p *person) event(e client.Event) {
 		if e.State == client.StateClosed && e.Err != nil && p.has.Load() {
 			p.run.fail(e.Err, true)
 		}
+	case client.Bandwidth:
+		p.estimate.Store(int64(e.Estimate))
 	case client.Quality:
 		me := p.id.Load()
 		for _, q := range e.Peers {

@@ -24,11 +24,13 @@ type Report struct {
 	DurationS   float64   `json:"duration_s"`
 	Interrupted bool      `json:"interrupted"`
 
-	Video   *Media         `json:"video"` // null: none was sent
-	Audio   *Media         `json:"audio"`
-	Freezes Freezes        `json:"freezes"`
-	JoinMS  Quantiles      `json:"join_ms"` // from before the socket is opened to the first packet of media
-	Quality map[string]int `json:"quality"` // how many people's connection is "good", "poor" or "lost", as SFUs say
+	Video   *Media    `json:"video"` // null: none was sent
+	Audio   *Media    `json:"audio"`
+	Freezes Freezes   `json:"freezes"`
+	JoinMS  Quantiles `json:"join_ms"` // from before the socket is opened to the first packet of media
+	// EstimateBPS is what the ways to those who watch carry, as the SFUs estimate it. They look for no more than they have to send.
+	EstimateBPS Rates          `json:"estimate_bps"`
+	Quality     map[string]int `json:"quality"` // how many people's connection is "good", "poor" or "lost", as SFUs say
 
 	Machine Machine `json:"machine"`
 }
@@ -57,6 +59,14 @@ type Quantiles struct {
 	P50   float64 `json:"p50"`
 	P99   float64 `json:"p99"`
 	Max   float64 `json:"max"`
+}
+
+// Rates are of several people, in bits a second; all 0 when there are none.
+type Rates struct {
+	Count int `json:"count"` // people of whom it is known
+	Min   int `json:"min"`
+	P50   int `json:"p50"`
+	Max   int `json:"max"`
 }
 
 // Freezes are pictures that stood still, as freezeCount and totalFreezesDuration have it.
@@ -107,6 +117,7 @@ func (r *run) progress(phase string) Progress {
 			}
 		}
 	}
+	out.Estimate = r.estimates()
 	out.Latency = latency.quantile(0.99)
 	out.Loss = share(sum.expected-sum.received, sum.expected)
 	if r.began > 0 && at > r.began {
@@ -115,10 +126,25 @@ func (r *run) progress(phase string) Progress {
 	return out
 }
 
+// estimates are as the SFUs have them at the moment.
+func (r *run) estimates() Rates {
+	var all []int
+	for _, p := range r.people {
+		if bps := int(p.estimate.Load()); bps > 0 && !p.publishes {
+			all = append(all, bps)
+		}
+	}
+	if len(all) == 0 {
+		return Rates{}
+	}
+	slices.Sort(all)
+	return Rates{Count: len(all), Min: all[0], P50: all[(len(all)-1)/2], Max: all[len(all)-1]}
+}
+
 func (r *run) report(ended time.Duration, before, during usage) Report {
 	span := ended - r.began
 	out := Report{Rooms: r.Rooms, Publishers: r.Rooms * r.Publishers, Subscribers: r.Rooms * r.Subscribers, Joined: r.joined(),
-		DurationS: round(span.Seconds()), Failures: []Failure{}, Quality: map[string]int{}}
+		DurationS: round(span.Seconds()), Failures: []Failure{}, EstimateBPS: r.estimates(), Quality: map[string]int{}}
 	watching := 0
 	for _, p := range r.people {
 		out.Recoveries += int(p.again.Load())

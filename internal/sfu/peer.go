@@ -71,22 +71,23 @@ type peer struct {
 	stopped    bool
 	leaving    bool // the room was asked to remove us
 
-	api     *webrtc.API
-	pc      *webrtc.PeerConnection
-	out     *egress
-	allot   *allot.Allocator
-	ceiling ceiling
-	wanted  []signal.WantedTrack // as the client was told; nil: never
-	limited bool                 // less is sent than is wanted, because the path takes no more
-	neg     negotiation
-	wants   []*want // in the order of their publication
-	tracks  map[orama.TrackID]*published
-	ups     map[orama.TrackID]*up
-	reading map[*webrtc.TrackRemote]string // by what is read now: the section, "" where it does not matter
-	downs   []*down
-	refs    map[string]signal.TrackRef // by mid: what the client says it sends there
-	barred  map[*webrtc.TrackRemote]*barred
-	taken   map[*up]bool // whose reader was woken because the peer may not publish any more
+	api       *webrtc.API
+	pc        *webrtc.PeerConnection
+	out       *egress
+	allot     *allot.Allocator
+	ceiling   ceiling
+	wanted    []signal.WantedTrack // as the client was told; nil: never
+	bandwidth signal.Bandwidth     // as the client was told
+	limited   bool                 // less is sent than is wanted, because the path takes no more
+	neg       negotiation
+	wants     []*want // in the order of their publication
+	tracks    map[orama.TrackID]*published
+	ups       map[orama.TrackID]*up
+	reading   map[*webrtc.TrackRemote]string // by what is read now: the section, "" where it does not matter
+	downs     []*down
+	refs      map[string]signal.TrackRef // by mid: what the client says it sends there
+	barred    map[*webrtc.TrackRemote]*barred
+	taken     map[*up]bool // whose reader was woken because the peer may not publish any more
 
 	opened   int                              // data channels of the client's that are open
 	channels map[*webrtc.DataChannel]*channel // those of them that are forwarded
@@ -235,7 +236,7 @@ func (p *peer) attach(q joinRequest, m *signal.Joined) {
 		p.sock.close(signal.CloseResumed, "another socket resumed this peer")
 	}
 	p.sock, p.hung, p.transports = q.sock, false, q.ticket.Transports
-	p.life.socketLost = time.Time{}
+	p.life.socketLost, p.bandwidth = time.Time{}, signal.Bandwidth{}
 	p.send(m)
 	p.sendCredentials(false)
 	if len(p.held) > 0 {

@@ -209,6 +209,7 @@ func (p *peer) measure(now time.Time) {
 		return
 	}
 	p.measured = now
+	p.tellBandwidth()
 	up, down := p.upLeg(), p.downLeg()
 	o, ok := judge(measurement{upLoss: up.loss, downLoss: down.loss, rtt: down.rtt, limited: p.limited, silent: p.silence(now)})
 	if ok && p.meter.update(o) {

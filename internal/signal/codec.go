@@ -99,6 +99,7 @@ var makers = map[Type]func() Message{
 	TypeRoomChanged:        func() Message { return &RoomChanged{} },
 	TypeSpeakers:           func() Message { return &Speakers{} },
 	TypeQuality:            func() Message { return &Quality{} },
+	TypeBandwidth:          func() Message { return &Bandwidth{} },
 	TypeKicked:             func() Message { return &Kicked{} },
 	TypeRoomClosed:         func() Message { return &RoomClosed{} },
 	TypeError:              func() Message { return &Error{} },

@@ -300,6 +300,12 @@ type PeerQuality struct {
 	Cause   string       `json:"cause,omitempty"` // of what is not excellent: "up_loss", "down_loss", "rtt", "limit" or "no_packets"
 }
 
+// Bandwidth tells a client what is known of its way down, in bits a second.
+type Bandwidth struct {
+	Estimate int `json:"estimate"` // what the way carries at least, or, when that is less than Wanted, what it carries
+	Wanted   int `json:"wanted"`   // what the SFU would send it now if there were room for all
+}
+
 // Kicked ends the peer by an owner's will.
 type Kicked struct {
 	Reason string `json:"reason"`
@@ -360,6 +366,7 @@ const (
 	TypeRoomChanged        Type = "room-changed"
 	TypeSpeakers           Type = "speakers"
 	TypeQuality            Type = "quality"
+	TypeBandwidth          Type = "bandwidth"
 	TypeKicked             Type = "kicked"
 	TypeRoomClosed         Type = "room-closed"
 	TypeError              Type = "error"
@@ -398,6 +405,7 @@ func (*SetRoom) Type() Type            { return TypeSetRoom }
 func (*RoomChanged) Type() Type        { return TypeRoomChanged }
 func (*Speakers) Type() Type           { return TypeSpeakers }
 func (*Quality) Type() Type            { return TypeQuality }
+func (*Bandwidth) Type() Type          { return TypeBandwidth }
 func (*Kicked) Type() Type             { return TypeKicked }
 func (*RoomClosed) Type() Type         { return TypeRoomClosed }
 func (*Error) Type() Type              { return TypeError }

@@ -259,6 +259,13 @@ export interface Quality {
   type: 'quality';
   peers: PeerQuality[] | null;
 }
+/** What is known of our way down, in bits a second: what it carries at least, or, when that is less than wanted, what it carries. */
+export interface Bandwidth {
+  type: 'bandwidth';
+  estimate: number;
+  /** What the SFU would send us now if there were room for all. */
+  wanted: number;
+}
 export interface Kicked {
   type: 'kicked';
   reason: string;
@@ -291,7 +298,7 @@ export type ClientMessage =
 export type ServerMessage =
   | Joined | Offer | Answer | ICECandidate | PeerJoined | PeerLeft | TURNCredentials | RefreshCredentials
   | ServerDraining | TrackPublished | TrackUnpublished | TrackMuted | Held | Wanted | PermissionsChanged | PeerChanged
-  | RoomChanged | Speakers | Quality | Kicked | RoomClosed | ErrorMessage | Ping | Pong;
+  | RoomChanged | Speakers | Quality | Bandwidth | Kicked | RoomClosed | ErrorMessage | Ping | Pong;
 
 export type Message = ClientMessage | ServerMessage;
 export type MessageType = Message['type'];
@@ -389,6 +396,7 @@ const shapes: Record<MessageType, Shape> = {
   'room-changed': { settings, by: str },
   'speakers': { levels: list(obj({ peer_id: str, level: num })) },
   'quality': { peers: list(obj({ peer_id: str, quality: str, cause: opt(str) })) },
+  'bandwidth': { estimate: num, wanted: num },
   'kicked': { reason: str },
   'room-closed': { reason: str },
   'error': { code: str, message: str, retryable: bool },

@@ -87,6 +87,8 @@ export interface RoomEvents {
   /** Loudness by peer id, 0 to 1; ours is among them. */
   'speakers': { levels: { peerId: string; level: number }[] };
   'quality': { peers: PeerQuality[] };
+  /** Bits a second that our way down carries, as far as is known, and that we would be sent if it carried all. */
+  'bandwidth': { estimate: number; wanted: number };
   'data': { peerId: string; label: string; data: string | ArrayBuffer };
   /** A text that came over the channel 'chat'. */
   'chat': { peer: RemotePeer | undefined; text: string };
@@ -490,6 +492,7 @@ export class Room extends Emitter<RoomEvents> {
       case 'speakers':
         this.levels = m.levels ?? [];
         return this.speak();
+      case 'bandwidth': return this.emit('bandwidth', { estimate: m.estimate, wanted: m.wanted });
       case 'quality': return this.qualityChanged(m.peers ?? []);
       case 'server-draining': return this.drained(m.deadline_ms, m.reconnect);
       case 'kicked': this.why = new OramaError('kicked', m.reason || 'removed from the room'); return;

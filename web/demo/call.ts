@@ -32,6 +32,7 @@ export class Call {
   private readonly badge = h('span', { 'class': 'unread', 'data-testid': 'chat-unread', 'hidden': true });
   private readonly published: Record<Input | 'screen', Publication | null> = { microphone: null, camera: null, screen: null };
   private readonly undo: (() => void)[] = [];
+  private readonly fitted = new Map<string, number>(); // by track: the width that was asked for
   private own!: Tile;
   private unread = 0;
   private stopMeter: (() => void) | null = null;
@@ -56,7 +57,10 @@ export class Call {
     for (const p of room.publications) this.published[p.source as Input] = p;
     this.subscribe();
     this.start();
-    this.statsTimer = setInterval(() => void this.readStats(), statsEvery);
+    this.statsTimer = setInterval(() => {
+      this.fit();
+      void this.readStats();
+    }, statsEvery);
     addEventListener('keydown', this.onKey);
   }
 
@@ -146,6 +150,7 @@ export class Call {
   }
 
   private hideTrack(peer: RemotePeer, track: RemoteTrack): void {
+    if (!peer.tracks.has(track.id)) this.fitted.delete(track.id);
     if (track.kind === 'video' && track.source === 'screen') this.stage.remove(peer.id, true);
     else if (track.kind === 'video') this.stage.get(peer.id)?.setVideo(null);
     else if (!track.media) this.stage.get(peer.id)?.setAudio(null);
@@ -308,6 +313,18 @@ export class Call {
       this.show('');
     } }, 'Turn sound on');
     this.show('The browser holds the sound back.', start);
+  }
+
+  /** Asks for pictures no larger than they are shown. Encodings are each twice the one before: the largest below twice a tile fills it. */
+  private fit(): void {
+    for (const peer of this.room.peers.values()) {
+      for (const track of peer.tracks.values()) {
+        const shown = track.kind === 'video' ? this.stage.get(peer.id, track.source === 'screen')?.pixels : 0;
+        if (!shown || this.fitted.get(track.id) === shown) continue;
+        this.fitted.set(track.id, shown);
+        this.room.prefer(track.id, { max_width: 2 * shown - 1 });
+      }
+    }
   }
 
   private async readStats(): Promise<void> {

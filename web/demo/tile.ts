@@ -14,6 +14,9 @@ export interface TileOptions {
 /** ms that the ring stays after the last loud moment. */
 const ringFor = 700;
 
+/** Pixels: a width that changes by less asks for nothing else. */
+const step = 80;
+
 export class Tile {
   readonly element: HTMLElement;
   private readonly video: HTMLVideoElement;
@@ -47,6 +50,11 @@ export class Tile {
 
   get hasVideo(): boolean {
     return !this.video.hidden;
+  }
+
+  /** How many pixels across the picture is shown with, in steps; 0 without one. */
+  get pixels(): number {
+    return this.hasVideo ? Math.ceil(this.element.clientWidth * devicePixelRatio / step) * step : 0;
   }
 
   /** Shows a picture, or the initials for null. */
