@@ -21,6 +21,8 @@
   // Every `joined` that the page was told, with whether it resumed a peer.
   const joins = [];
   const sockets = [];
+  // What the page was told of its media: [when, message]; the last of it.
+  const news = [];
   const NativeSocket = window.WebSocket;
   window.WebSocket = class WebSocket extends NativeSocket {
     constructor(...args) {
@@ -28,7 +30,10 @@
       super(...args);
       sockets.push({ opening });
       this.addEventListener('message', ({ data }) => {
-        if (typeof data !== 'string' || !data.startsWith('{"type":"joined"')) return;
+        if (typeof data !== 'string') return;
+        if (/^{"type":"(quality|bandwidth|wanted|held|error)"/.test(data)) news.push([Date.now(), JSON.parse(data)]);
+        if (news.length > 2000) news.splice(0, 1000);
+        if (!data.startsWith('{"type":"joined"')) return;
         const m = JSON.parse(data);
         joins.push({ at: Date.now(), resumed: m.resumed, peer: m.peer_id, gateway: new URL(this.url).host });
       });
@@ -148,7 +153,7 @@
 
   window.__probe = {
     confine,
-    pcs, live, inbound, pairs, joins, sockets, timeline,
+    pcs, live, inbound, pairs, joins, news, sockets, timeline,
 
     async until(ms, holds) {
       const end = Date.now() + ms;

@@ -199,8 +199,10 @@ func (d *down) choose(p *packet) (marker bool, ask *layer, ok bool) {
 	case p.layer == want && !p.info.Late && (d.from != want || d.broken) && (p.info.Key || alone || d.up.read == rewrite.Opaque):
 		d.switchTo(p)
 	case p.layer == d.from && !d.broken && !(p.info.Late && d.out.Begins()): // what lies between was left out, and would seem lost
-	default:
+	case d.from != want || d.broken:
 		return false, d.wish(want), false
+	default: // of another encoding than the one that is sent, and wanted
+		return false, nil, false
 	}
 	if d.from != want || d.filter.NeedsKey() {
 		ask = d.wish(want)

@@ -116,3 +116,39 @@ func TestBitrates(t *testing.T) {
 	_, known = (*u.layers.Load())[0].bitrates()
 	require.False(t, known)
 }
+
+// Packets of the encodings beside the one that is sent ask for nothing: a keyframe is wished for once to switch, and once to go on after a pause.
+func TestWhatIsNotSentAsksForNoKeyframe(t *testing.T) {
+	now := time.Unix(1000, 0)
+	u := ladder(now)
+	d := newDown(u, newEgress(u.metrics, func() {}))
+	d.bound = &binding{writer: &nowhere{}, pt: 96}
+	var seq uint16
+	pass := func(key bool) (asked []*layer) {
+		seq, now = seq+1, now.Add(33*time.Millisecond)
+		for _, l := range *u.layers.Load() {
+			l.lastAt.Store(now.UnixNano())
+			p := &packet{up: u, layer: l, payload: []byte{0x10, 0, 0}, at: now, info: rewrite.Info{Key: key, Start: true}}
+			p.hdr.SequenceNumber = seq
+			if ask := d.pass(p); ask != nil {
+				asked = append(asked, ask)
+			}
+		}
+		return asked
+	}
+	layers := *u.layers.Load()
+	require.Equal(t, []*layer{layers[2]}, pass(false), "it begins")
+	pass(true)
+	for range 10 {
+		require.Empty(t, pass(false), "it is sent as is wanted")
+	}
+	d.target(0, -1)
+	require.Equal(t, []*layer{layers[0]}, pass(false), "another is wanted")
+	require.Empty(t, pass(false), "once")
+	require.Empty(t, pass(true))
+	require.Empty(t, pass(false))
+	d.pause(true)
+	pass(false)
+	d.pause(false)
+	require.Equal(t, []*layer{layers[0]}, pass(false), "it goes on after a pause")
+}
