@@ -69,14 +69,19 @@ func hold(t testing.TB, ns string, d time.Duration) (lift func()) {
 	for _, a := range []netlink.Attribute{
 		{Type: configCommand, Data: []byte{1, 0, 0, 0}},    // bind
 		{Type: configParams, Data: []byte{0, 0, 0, 64, 1}}, // copy no more than the beginning
-		{Type: configMax, Data: []byte{0, 0, 0x4e, 0x20}},  // packets in it
+		{Type: configMax, Data: []byte{0, 0, 0x4e, 0x20}},  // packets in it: 20000
 	} {
 		_, err := c.Execute(queueMessage(queueConfig, netlink.Acknowledge, a))
 		require.NoError(t, err)
 	}
+	type heldBack struct {
+		id    uint32
+		until time.Time
+	}
+	waiting := make(chan heldBack, 20000)
 	var done sync.WaitGroup
-	var sending sync.Mutex
 	done.Go(func() {
+		defer close(waiting)
 		for {
 			all, err := c.Receive()
 			if err != nil {
@@ -84,14 +89,16 @@ func hold(t testing.TB, ns string, d time.Duration) (lift func()) {
 			}
 			for _, m := range all {
 				if id, ok := queued(m); ok {
-					time.AfterFunc(d, func() {
-						sending.Lock()
-						defer sending.Unlock()
-						verdict := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 1}, id) // accept
-						_, _ = c.Send(queueMessage(queueVerdict, 0, netlink.Attribute{Type: attributeVerdict, Data: verdict}))
-					})
+					waiting <- heldBack{id, time.Now().Add(d)}
 				}
 			}
+		}
+	})
+	done.Go(func() { // one after the other: a packet that is overtaken is asked for again, as if it were lost
+		for h := range waiting {
+			<-time.After(time.Until(h.until))
+			verdict := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 1}, h.id) // accept
+			_, _ = c.Send(queueMessage(queueVerdict, 0, netlink.Attribute{Type: attributeVerdict, Data: verdict}))
 		}
 	})
 	rules := []string{"INPUT -p udp -j NFQUEUE --queue-num 7", "OUTPUT -p udp -j NFQUEUE --queue-num 7"}
