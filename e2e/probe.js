@@ -203,6 +203,7 @@
         pcs: pcs.map((pc) => [pc.signalingState, pc.iceConnectionState, pc.connectionState].join('/')),
         pairs: await pairs(),
         joins,
+        news: news.slice(-8).map(([when, m]) => `${when % 1e6} ${JSON.stringify(m)}`),
         timeline: timeline.slice(-30).map(([when, what]) => `${when % 1e6} ${what}`),
         events: window.participant?.events,
         inbound: (await inbound()).map((t) => `${t.kind} ${t.track}: ${t.packets} packets, ${t.frames} frames, energy ${t.energy.toFixed(4)}`),
