@@ -172,7 +172,7 @@ func (d *down) pass(p *packet) (ask *layer) {
 	}
 	payload, pt := p.payload, d.bound.pt
 	if p.red {
-		if pt = d.bound.ptRED; pt == 0 {
+		if pt = d.bound.ptRED; pt == 0 || d.to.lean.Load() {
 			var ok bool
 			if payload, ok = redPrimary(p.payload); !ok {
 				return ask

@@ -28,6 +28,9 @@ const (
 	deafAfter = 2 * time.Second
 	// shareEvery is how often a changed estimate is shared out anew, when it does not sink.
 	shareEvery = 100 * time.Millisecond
+	// leanBelow is the estimate, bits a second, below which sound goes without redundancy: that is a tenth of what there is, and what is lost on such
+	// a path is lost to its own queue.
+	leanBelow = 400_000
 )
 
 // egress is the way of everything that one subscriber is sent as media: numbered across all sections, so that the subscriber's feedback tells what
@@ -37,6 +40,7 @@ type egress struct {
 	share   func() // what is sent has to be shared out anew: posts, and is called under mu
 	target  atomic.Int64
 	rtt     atomic.Int64 // ns
+	lean    atomic.Bool  // the path is so narrow that sound goes without redundancy
 
 	mu       sync.Mutex
 	sections map[uint32]*down // guarded by mu, as all below; by SSRC
@@ -349,6 +353,7 @@ func (e *egress) adjustLocked(now time.Time) {
 		}
 	}
 	scarce := e.scarceLocked(now)
+	e.lean.Store(scarce && target < leanBelow)
 	worse := scarce && (!e.scarce || target < e.told)
 	more := e.told < e.wanted && target > e.told+e.told/20
 	if worse || (scarce != e.scarce || more) && now.Sub(e.shared) > shareEvery {

@@ -483,3 +483,40 @@ func TestWhatIsAskedFor(t *testing.T) {
 		require.InDelta(t, (70+overhead)*8*50, sound.Layers[0].Bitrate, 2000)
 	})
 }
+
+// written keeps the last packet.
+type written struct{ last []byte }
+
+func (w *written) Write(b []byte) (int, error) {
+	w.last = append(w.last[:0], b...)
+	return len(b), nil
+}
+
+// Redundancy goes to who takes it, unless the path has no room for it.
+func TestANarrowPathHasSoundWithoutRedundancy(t *testing.T) {
+	u := &up{kind: webrtc.RTPCodecTypeAudio, metrics: newMetrics()}
+	u.subs.Store(&[]*down{})
+	l := &layer{up: u, reports: &reports{}}
+	u.layers.Store(&[]*layer{l})
+	d, to := newDown(u, newEgress(u.metrics, func() {})), &written{}
+	d.bound = &binding{writer: to, pt: 111, ptRED: 63}
+	red := []byte{0x80 | 111, 0, 0, 3, 111, 1, 2, 3, 7, 8, 9} // three bytes of the frame before, then this one
+	var seq uint16
+	sent := func() []byte {
+		seq++
+		p := &packet{up: u, layer: l, payload: red, red: true, at: time.Unix(1000, int64(seq)*20_000_000)}
+		p.hdr.SequenceNumber, p.hdr.Timestamp = seq, uint32(seq)*960
+		d.forward(p)
+		return to.last
+	}
+	whole := sent()
+	require.EqualValues(t, 63, whole[1]&0x7f)
+	require.Equal(t, red, whole[len(whole)-len(red):])
+	d.to.lean.Store(true)
+	plain := sent()
+	require.EqualValues(t, 111, plain[1]&0x7f)
+	require.Equal(t, []byte{7, 8, 9}, plain[len(plain)-3:])
+	require.Len(t, plain, len(whole)-len(red)+3)
+	d.to.lean.Store(false)
+	require.EqualValues(t, 63, sent()[1]&0x7f)
+}

@@ -27,6 +27,7 @@ const (
 	growFast     = 0.10                   // a second, far from what the path was seen to carry
 	growNear     = 0.03                   // a second, near it
 	nearCapacity = 0.15
+	fellFar      = 0.85 // of the estimate: a fall below that is more than a path's wavering
 )
 
 // Ack is one packet's part of a transport-wide feedback message.
@@ -305,6 +306,9 @@ func (e *Estimator) decrease(now time.Time, to, delivered float64) {
 	if to <= 0 || to >= e.target {
 		return
 	}
+	if to < fellFar*e.target {
+		e.probes.fell(now)
+	}
 	e.target, e.dropped, e.capacity, e.narrow = to, now, delivered, now
 	e.probes.failed(now)
 }
@@ -333,6 +337,10 @@ func (e *Estimator) probed(now time.Time, r result) {
 		if e.Limited(now) {
 			e.narrow = now
 		}
+	}
+	if full := e.full.bps(); full > 0 && full < fellFar*r.rate && e.full.waited >= e.probes.arrFirst && !now.Before(e.probes.wary) {
+		e.probes.doubt(now) // its last packets waited, and came out more slowly than all of it
+		return
 	}
 	if to := r.rate * 0.95; to > e.target && now.Sub(e.dropped) > e.rtt {
 		e.target, e.capacity = to, 0

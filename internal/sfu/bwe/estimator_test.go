@@ -49,6 +49,7 @@ func TestFollowsALimit(t *testing.T) {
 		"jitter and loss":  {path{jitter: 6 * time.Millisecond, loss: 0.02, deaf: 0.05}, 0.05},
 		"much overtaking":  {path{jitter: 15 * time.Millisecond}, 0.3},
 		"drops, no queue":  {path{policer: true}, 0.5},
+		"a token bucket":   {path{bucket: 3000, queue: 150 * time.Millisecond}, 0.02},
 		"far, and 5 %lost": {path{delay: 100 * time.Millisecond, loss: 0.05}, 0.1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -97,6 +98,28 @@ func TestNarrowFromTheStart(t *testing.T) {
 			require.Less(t, s.audioGap, 300*time.Millisecond, "%d, seed %d", limit, seed)
 			require.Less(t, float64(s.audioLost), 0.02*float64(s.audioSent), "%d, seed %d", limit, seed)
 		}
+	}
+}
+
+// A token bucket lets what a short probe sends pass at once. It deceives once, and not again and again.
+func TestABucketDeceivesOnce(t *testing.T) {
+	for _, limit := range []int{300_000, 500_000} {
+		looks, astray := 0, 0
+		for seed := range uint64(5) {
+			s := newSim(path{rate: limited(limit), bucket: 3000, queue: 150 * time.Millisecond}, seed, 150_000, 450_000, 1_200_000)
+			s.run(20 * time.Second)
+			s.audioGap, s.audioLost, s.audioSent = 0, 0, 0
+			for range 600 {
+				s.run(s.now + 100*time.Millisecond)
+				looks++
+				if s.est.Target() > limit*12/10 {
+					astray++
+				}
+			}
+			require.Less(t, s.audioGap, 250*time.Millisecond, "%d, seed %d", limit, seed)
+			require.Less(t, float64(s.audioLost), 0.01*float64(s.audioSent), "%d, seed %d", limit, seed)
+		}
+		require.Less(t, float64(astray), 0.02*float64(looks), "%d: %d of %d looks", limit, astray, looks)
 	}
 }
 

@@ -23,6 +23,10 @@ const (
 	longFactor = 1.5
 	longFor    = time.Minute // after a cluster was found to have lied
 	liedWithin = 10 * time.Second
+
+	// A token bucket lets some kilobytes pass at once however slow it is, and the path seems wide to a short cluster. Once one was believed wrongly
+	// they are larger, and it is their later half that counts.
+	waryPackets = 12
 )
 
 type result struct {
@@ -39,6 +43,7 @@ type prober struct {
 	interval time.Duration
 	raised   time.Time // when the estimate last rose for a cluster
 	long     time.Time // until then clusters are long
+	wary     time.Time // until then they are judged by their later half
 
 	missing          bool      // feedback of a part was lost
 	first, last      time.Time // sent
@@ -49,6 +54,8 @@ type prober struct {
 	gotBytes         int
 	arrFirst, arrEnd time.Duration
 	arrFirstSize     int
+	half             int           // bytes of the earlier half, with the packet in the middle; 0: it is not over
+	arrHalf          time.Duration // arrival of that
 }
 
 func (p *prober) start(now time.Time, target, desired float64) (Cluster, bool) {
@@ -61,9 +68,13 @@ func (p *prober) start(now time.Time, target, desired float64) (Cluster, bool) {
 		factor, span = longFactor, longTime
 	}
 	r := min(factor*target, max(desired*1.2, target*1.2), Max)
-	c := Cluster{ID: id, Rate: int(r), Bytes: max(int(r/8*span.Seconds()), probePackets*probeSize)}
+	packets := probePackets
+	if now.Before(p.wary) {
+		packets, span = waryPackets, max(span, 5*probeTime/4)
+	}
+	c := Cluster{ID: id, Rate: int(r), Bytes: max(int(r/8*span.Seconds()), packets*probeSize)}
 	*p = prober{
-		id: id, cluster: c, open: true, started: now, next: now.Add(interval), interval: interval, raised: p.raised, long: p.long,
+		id: id, cluster: c, open: true, started: now, next: now.Add(interval), interval: interval, raised: p.raised, long: p.long, wary: p.wary,
 	}
 	return c, true
 }
@@ -93,7 +104,9 @@ func (p *prober) acked(id, size int, a Ack) {
 	}
 	p.arrEnd = max(p.arrEnd, a.Arrival)
 	p.acks++
-	p.gotBytes += size
+	if p.gotBytes += size; p.half == 0 && p.gotBytes >= p.cluster.Bytes/2 {
+		p.half, p.arrHalf = p.gotBytes, a.Arrival
+	}
 }
 
 // result ends a cluster that is complete, or late. loss is what is lost of everything, and no fault of the cluster's.
@@ -117,6 +130,9 @@ func (p *prober) result(now time.Time, rtt time.Duration, loss float64) (result,
 	}
 	out := float64(p.outBytes-p.firstSize) * 8 / max(p.last.Sub(p.first).Seconds(), 1e-3)
 	in := float64(p.gotBytes-p.arrFirstSize) * 8 / max((p.arrEnd-p.arrFirst).Seconds(), 1e-3)
+	if now.Before(p.wary) && p.half > 0 {
+		in = min(in, float64(p.gotBytes-p.half)*8/max((p.arrEnd-p.arrHalf).Seconds(), 1e-3))
+	}
 	out, in = min(out, float64(p.cluster.Rate)*1.1), in/(1-min(loss, 0.3))
 	r := result{rate: min(in, out), passed: in > 0.9*out}
 	if r.passed {
@@ -142,8 +158,21 @@ func (p *prober) contradicted(now time.Time) {
 	}
 }
 
-// failed makes the next probe wait longer.
+// doubt has the next cluster, which may come at once, judged by its later half.
+func (p *prober) doubt(now time.Time) { p.wary, p.next = now.Add(longFor), now }
+
+// fell notes that the estimate falls by much: what a cluster has raised it to of late was not there.
+func (p *prober) fell(now time.Time) {
+	if now.Sub(p.raised) < liedWithin {
+		p.wary = now.Add(longFor)
+	}
+}
+
+// failed makes the next probe wait longer. Who has become wary stays so while probes fail.
 func (p *prober) failed(now time.Time) {
+	if now.Before(p.wary) {
+		p.wary = now.Add(longFor)
+	}
 	p.interval = min(max(p.interval, probeFirst)*3/2, probeMost)
 	p.next = now.Add(p.interval)
 }

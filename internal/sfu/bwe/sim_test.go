@@ -23,6 +23,7 @@ type path struct {
 	feedback time.Duration             // between two
 	skew     float64                   // of the receiver's clock
 	policer  bool                      // no queue: what is over the rate is dropped
+	bucket   int                       // bytes that pass at once, however low the rate
 }
 
 func limited(bps int) func(time.Duration) int { return func(time.Duration) int { return bps } }
@@ -177,13 +178,14 @@ func (s *sim) send(p simPacket, probe int) {
 	s.seq++
 	rate := float64(s.p.rate(s.now))
 	need := time.Duration(float64(p.size*8) / rate * float64(time.Second))
+	saved := time.Duration(float64(s.p.bucket*8) / rate * float64(time.Second))
 	begin := max(s.freeAt, s.now)
 	switch {
-	case s.rng.Float64() < s.p.loss, begin-s.now > s.p.queue, s.p.policer && begin-s.now > 20*time.Millisecond:
+	case s.rng.Float64() < s.p.loss, begin-s.now-saved > s.p.queue, s.p.policer && begin-s.now > 20*time.Millisecond:
 		f.lost, f.arrives = true, s.now+s.p.delay
 	default:
 		s.freeAt = begin + need
-		f.arrives = s.freeAt + s.p.delay
+		f.arrives = max(s.freeAt-saved, s.now) + s.p.delay
 		if s.p.policer {
 			f.arrives = s.now + s.p.delay
 		}
