@@ -164,7 +164,7 @@ func (b *bench) round(ctx context.Context, round int, c cell, way string, all []
 			return err
 		}
 		x.add(one.name, keyIdle, idle)
-		s, err := b.try(ctx, one, c, c.light, b.settings.window)
+		s, err := b.try(ctx, one, c, c.lightOf(way), b.settings.window)
 		if err != nil {
 			return err
 		}

@@ -50,6 +50,14 @@ func cellNames() []string {
 	return out
 }
 
+// lightOf is that level where relays share the server's core.
+func (c cell) lightOf(way string) float64 {
+	if way == wayRelay {
+		return c.light / 2
+	}
+	return c.light
+}
+
 func (c cell) people() int { return c.speaking + c.silent + c.listening }
 
 // spread is how many rooms a level takes, and at which part of its rate each of them sends.
