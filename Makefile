@@ -69,7 +69,7 @@ bench: deps ## the benchmarks below for a few minutes, and the time a browser's 
 bench-turn: deps ## TURN beside coturn: CPU, rates, latency, memory, as ratios (short or in part: BENCH='--quick --only light')
 	@$(GO) run ./bench/relay $(BENCH)
 
-bench-sfu: deps ## SFU beside a stock pion fan-out: CPU, rates, latency, memory, join (short or in part: BENCH='--quick --only 50/relay')
+bench-sfu: deps ## SFU beside a stock pion fan-out and LiveKit: CPU, rates, latency, memory, join (BENCH='--quick --only 50/relay --livekit PATH')
 	@$(GO) run ./bench/sfu $(BENCH)
 
 bench-quality: deps ## what a viewer behind a bad access has of a call, as the table of docs/media-quality.md

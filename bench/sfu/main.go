@@ -1,4 +1,4 @@
-// Command sfu measures our SFU beside a stock pion fan-out and holds the ratios against the project's bars: CPU per
+// Command sfu measures our SFU beside a stock pion fan-out, and LiveKit where its binary is given, and holds the ratios against the project's bars: CPU per
 // forwarded packet, packets a second at saturation, latency, loss, memory of a subscriber, and the time a join takes.
 // `make bench-sfu` runs it.
 //
