@@ -46,6 +46,7 @@ func TestPayloadTypesAreFirefoxs(t *testing.T) {
 	}
 	offer, err := pc.CreateOffer(nil)
 	require.NoError(t, err)
+	require.Contains(t, offer.SDP, "m=audio 9 UDP/TLS/RTP/SAVPF 63 111\r\n", "a browser sends what comes first of what it has: sound with redundancy")
 	types, ours := payloads{}, map[string]bool{}
 	for line := range strings.Lines(offer.SDP) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "a=rtpmap:"); ok {
