@@ -13,6 +13,8 @@ import type { Tile } from './tile.js';
 
 /** ms between looks at the statistics. */
 const statsEvery = 1000;
+/** Wishes told in that time: the SFU closes sockets that say more than 10 things a second for long. */
+const fitMost = 4;
 
 const texts: Record<RoomState, string> = {
   connecting: 'Connecting…',
@@ -317,10 +319,13 @@ export class Call {
 
   /** Asks for pictures no larger than they are shown. Encodings are each twice the one before: the largest below twice a tile fills it. */
   private fit(): void {
+    if (this.room.state !== 'connected') return this.fitted.clear(); // what is said now may get lost
+    let left = fitMost;
     for (const peer of this.room.peers.values()) {
       for (const track of peer.tracks.values()) {
         const shown = track.kind === 'video' ? this.stage.get(peer.id, track.source === 'screen')?.pixels : 0;
         if (!shown || this.fitted.get(track.id) === shown) continue;
+        if (left-- === 0) return;
         this.fitted.set(track.id, shown);
         this.room.prefer(track.id, { max_width: 2 * shown - 1 });
       }
