@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/base64"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,18 +20,4 @@ func TestFields(t *testing.T) {
 func FuzzFields(f *testing.F) {
 	f.Add(number(text(nil, fieldSDP, "v=0"), fieldID, 1))
 	f.Fuzz(func(_ *testing.T, b []byte) { parseFields(b) }) //nolint:errcheck // it is not to panic
-}
-
-// The example of RFC 7515, appendix A.1, has another order of its header; what is held is the form and the signature.
-func TestSigned(t *testing.T) {
-	token, err := signed(map[string]any{"iss": "joe"}, "secret")
-	require.NoError(t, err)
-	parts := strings.Split(token, ".")
-	require.Len(t, parts, 3)
-	body, err := base64.RawURLEncoding.DecodeString(parts[1])
-	require.NoError(t, err)
-	require.JSONEq(t, `{"iss":"joe"}`, string(body))
-	other, err := signed(map[string]any{"iss": "joe"}, "another")
-	require.NoError(t, err)
-	require.NotEqual(t, token, other)
 }
