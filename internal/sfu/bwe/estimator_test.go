@@ -50,6 +50,7 @@ func TestFollowsALimit(t *testing.T) {
 		"much overtaking":  {path{jitter: 15 * time.Millisecond}, 0.3},
 		"drops, no queue":  {path{policer: true}, 0.5},
 		"a token bucket":   {path{bucket: 3000, queue: 150 * time.Millisecond}, 0.02},
+		"bucket, jitter":   {path{bucket: 3000, queue: 150 * time.Millisecond, jitter: 5 * time.Millisecond}, 0.07},
 		"far, and 5 %lost": {path{delay: 100 * time.Millisecond, loss: 0.05}, 0.1},
 	} {
 		t.Run(name, func(t *testing.T) {
