@@ -8,6 +8,8 @@ GO       ?= go
 FUZZTIME ?= 30
 VERSION  ?= 0.1.0
 ARCH     ?= $(shell $(GO) env GOARCH)
+# how long the end-to-end tests may take; more than ORAMA_SOAK.
+E2E_FOR  ?= 20m
 # go test's packages at a time: compiling SQLite and pion needs a gigabyte each.
 JOBS     ?= 3
 
@@ -57,7 +59,7 @@ sdk: deps ## type-check and test the TypeScript SDK
 	cd sdk && npm run --silent check && npm test --silent
 
 e2e: deps bin/nfpm ## the built binary with real browsers (run one with E2E=TestCall)
-	$(GO) test -tags e2e -count 1 -v -timeout 20m -run '$(E2E)' ./e2e
+	$(GO) test -tags e2e -count 1 -v -timeout $(E2E_FOR) -run '$(E2E)' ./e2e
 
 test: deps check unit fuzz sdk e2e ## all of the above, as CI runs it
 

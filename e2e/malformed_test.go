@@ -3,12 +3,12 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -86,7 +86,8 @@ func TestMalformed(t *testing.T) {
 }
 
 // vital is what a process holds.
-type vital struct{ files, goroutines, memory int }
+// Heap is the goal of the Go runtime's next collection, which follows what the last one left alive, and stacks are those of goroutines; all memory is in bytes.
+type vital struct{ files, goroutines, memory, heap, stacks int }
 
 // vitals looks at every process of the cluster, by kind, node and pid.
 func (c *cluster) vitals(t testing.TB) map[string]vital {
@@ -100,7 +101,8 @@ func (c *cluster) vitals(t testing.TB) map[string]vital {
 				v := vital{files: openFiles(pid), memory: resident(pid)}
 				if kind != "node" {
 					socket := map[string]string{"turn": "turn.sock", "sfu": "sfu-" + c.Namespace + ".sock"}[kind]
-					v.goroutines = goroutines(t, filepath.Join(c.dir, n.ID, socket))
+					gauges := metrics(t, filepath.Join(c.dir, n.ID, socket))
+					v.goroutines, v.heap, v.stacks = gauges["go_goroutines"], gauges["go_memstats_next_gc_bytes"], gauges["go_memstats_stack_inuse_bytes"]
 				}
 				out[fmt.Sprintf("%s on %s (%d)", kind, n.ID, pid)] = v
 			}
@@ -109,25 +111,35 @@ func (c *cluster) vitals(t testing.TB) map[string]vital {
 	return out
 }
 
-// goroutines reads a unit's metrics.
-func goroutines(t testing.TB, socket string) int {
+// metrics reads a unit's own metrics that have no labels.
+func metrics(t testing.TB, socket string) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	for line := range strings.Lines(string(ofUnit(t, socket, "/metrics"))) {
+		if name, text, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name != "#" {
+			if value, err := strconv.ParseFloat(text, 64); err == nil {
+				out[name] = int(value)
+			}
+		}
+	}
+	require.Positive(t, out["go_goroutines"], "no go_goroutines among the metrics")
+	return out
+}
+
+// ofUnit asks a unit's control socket.
+func ofUnit(t testing.TB, socket, path string) []byte {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}}}
-	res, err := client.Get("http://unit/metrics")
+	res, err := client.Get("http://unit" + path)
 	require.NoError(t, err)
 	defer res.Body.Close()
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
-			n, err := strconv.Atoi(value)
-			require.NoError(t, err)
-			return n
-		}
-	}
-	t.Fatal("no go_goroutines among the metrics")
-	return 0
+	b, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, res.StatusCode, string(b))
+	return b
 }
 
 // thrower sends frames over sockets of its own, few enough on each not to be told off for haste.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -291,13 +292,23 @@ func TestSoak(t *testing.T) {
 	following.Go(func() { l.follow(ctx, m.people) })
 	l.come(c, "soak", 3, time.Now().Add(time.Second)) // what is made once is made now
 	before := c.settles(t)
+	c.profiles(t, "before")
 	began, n := time.Now(), 0
 	for until := began.Add(soakFor(t)); time.Now().Before(until); {
 		n += l.come(c, "soak", 3, slices.MinFunc([]time.Time{until, time.Now().Add(time.Minute)}, time.Time.Compare))
 		l.mu.Lock()
 		t.Logf("after %v: %d visits, %d subscriptions, the slowest began after %v, the longest gap was %v (%s)", time.Since(began).Round(time.Second), n, l.seen, l.slow, l.most, l.worst)
 		l.mu.Unlock()
+		for who, v := range c.vitals(t) {
+			t.Logf("%s: %+v", who, v)
+		}
+		for _, p := range m.people {
+			var sections []int
+			require.NoError(t, p.d.call("eval", map[string]any{"page": p.name, "body": "return __probe.live().map((pc) => pc.getTransceivers().length)", "args": []any{}}, &sections))
+			t.Logf("%s has sections %v", p.user, sections)
+		}
 	}
+	c.profiles(t, "after")
 	took := eventually(t, 90*time.Second, func() string { // who was lost on the way is missed for a while
 		var wrong []string
 		for who, now := range c.vitals(t) {
@@ -312,10 +323,26 @@ func TestSoak(t *testing.T) {
 	following.Wait()
 	for who, now := range c.settles(t) {
 		was := before[who]
-		t.Logf("%s: goroutines %d → %d, descriptors %d → %d, memory %d → %d MB", who, was.goroutines, now.goroutines, was.files, now.files, was.memory>>20, now.memory>>20)
+		t.Logf("%s: goroutines %d → %d, descriptors %d → %d, memory %d → %d MB, of it the heap's goal %d → %d, stacks %d → %d", who, was.goroutines, now.goroutines, was.files, now.files,
+			was.memory>>20, now.memory>>20, was.heap>>20, now.heap>>20, was.stacks>>20, now.stacks>>20)
 	}
 	t.Logf("that was so %s after the last had left", ms(took))
 	require.Empty(t, l.told, strings.Join(l.told, "\n"))
+}
+
+// profiles writes the SFUs' heaps, and what goroutines they have, into the directory ORAMA_SOAK_PROFILES.
+func (c *cluster) profiles(t testing.TB, when string) {
+	t.Helper()
+	dir := os.Getenv("ORAMA_SOAK_PROFILES")
+	if dir == "" {
+		return
+	}
+	for _, n := range c.Nodes {
+		for _, kind := range []string{"heap", "goroutine"} {
+			b := ofUnit(t, filepath.Join(c.dir, n.ID, "sfu-"+c.Namespace+".sock"), "/debug/pprof/"+kind)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, n.ID+"-"+kind+"-"+when+".pprof"), b, 0o600))
+		}
+	}
 }
 
 // settles waits until the processes have not come to hold less for a second, and gives the least.

@@ -158,6 +158,31 @@ func TestNothingIsMixedUp(t *testing.T) {
 	})
 }
 
+// The kernel says when a datagram came, however late it is taken, and of trains too.
+func TestStamps(t *testing.T) {
+	a, _ := open(t, loopback, Options{})
+	b, to := open(t, loopback, Options{})
+	Stamp(b)
+	Merge(b)
+	s, r, addr := NewSender(64), NewReceiver(), AddrOf(to)
+	var h Hint
+	before := time.Now()
+	for range 3 {
+		require.True(t, s.Add(a, &addr, &h, 1, nil, []byte("train")))
+	}
+	s.Flush()
+	sent := time.Now()
+	for time.Since(sent) < 5*time.Millisecond { // it waits
+	}
+	first, end := r.Receive(b, Slots)
+	require.Less(t, first, end)
+	p, ok := r.Packet(first)
+	require.True(t, ok)
+	require.Equal(t, 5, p.Segment)
+	require.GreaterOrEqual(t, p.Arrived, before.UnixNano())
+	require.LessOrEqual(t, p.Arrived, sent.UnixNano())
+}
+
 func TestFull(t *testing.T) {
 	a, _ := open(t, loopback, Options{})
 	s, addr := NewSender(64), AddrOf(at(peer(t)))

@@ -28,7 +28,7 @@ type Receiver struct {
 	msgs  [Slots]mmsghdr
 	iovs  [Slots]unix.Iovec
 	names [Slots]Addr
-	ctrls [Slots][32]byte
+	ctrls [Slots][64]byte
 	bufs  []byte
 	used  int
 }
@@ -54,6 +54,8 @@ type Packet struct {
 	Data  []byte
 	// Segment is the length of each datagram but the last, which may be shorter; 0 means that Data is one.
 	Segment int
+	// Arrived is when the kernel had it, in Unix ns; 0: it was not asked to say (Stamp).
+	Arrived int64
 }
 
 // Free is how many slots are left.
@@ -97,7 +99,7 @@ func (r *Receiver) Packet(i int) (p Packet, ok bool) {
 	p.From = &r.names[i]
 	p.From.len = m.Namelen
 	if m.Controllen > 0 {
-		p.Segment = segment(r.ctrls[i][:m.Controllen])
+		p.Segment, p.Arrived = control(r.ctrls[i][:m.Controllen])
 	}
 	if p.Segment >= len(p.Data) {
 		p.Segment = 0
@@ -105,17 +107,21 @@ func (r *Receiver) Packet(i int) (p Packet, ok bool) {
 	return p, m.Flags&unix.MSG_TRUNC == 0
 }
 
-// segment reads UDP_GRO's control message.
-func segment(b []byte) int {
+// control reads the control messages of UDP_GRO and SO_TIMESTAMPNS; 0 for what is not there.
+func control(b []byte) (segment int, arrived int64) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
 		if h.Len < unix.SizeofCmsghdr || uint64(h.Len) > uint64(len(b)) {
-			return 0
+			break
 		}
-		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && h.Len >= uint64(unix.CmsgLen(4)) {
-			return int(binary.NativeEndian.Uint32(b[unix.CmsgLen(0):]))
+		data := b[unix.CmsgLen(0):int(h.Len)] //nolint:gosec // at most len(b)
+		switch {
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			segment = int(binary.NativeEndian.Uint32(data))
+		case h.Level == unix.SOL_SOCKET && h.Type == unix.SCM_TIMESTAMPNS && len(data) >= int(unsafe.Sizeof(unix.Timespec{})):
+			arrived = (*unix.Timespec)(unsafe.Pointer(&data[0])).Nano()
 		}
-		b = b[min(len(b), unix.CmsgSpace(int(h.Len)-unix.CmsgLen(0))):] //nolint:gosec // at most len(b)
+		b = b[min(len(b), unix.CmsgSpace(len(data))):]
 	}
-	return 0
+	return segment, arrived
 }

@@ -75,6 +75,9 @@ func prepare(fd, family int, at netip.AddrPort, o Options) error {
 // Merge has the kernel put datagrams of one sender together where it can. Without it, or before Linux 5.0, they come one by one.
 func Merge(fd int) { unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) } //nolint:errcheck // see above
 
+// Stamp has the kernel say of each datagram when it came (Packet.Arrived), which is before whoever reads it got a processor.
+func Stamp(fd int) { unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) } //nolint:errcheck // works without
+
 // DontFragment says whether what is sent from now on may be fragmented: with yes it is not, and the path's limit is not
 // asked for.
 func DontFragment(fd int, six, yes bool) {

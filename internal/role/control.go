@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/pprof"
 	"syscall"
 	"time"
 
@@ -177,7 +179,7 @@ func (u unit) do(ctx context.Context, method, path string, in, out any) error {
 	return json.Unmarshal(text, out)
 }
 
-// controlMux serves a unit's control socket: its status, and its configuration taken whole.
+// controlMux serves a unit's control socket: its status, its configuration taken whole, and profiles of the process.
 func controlMux[Spec, Status any](apply func(Spec) error, status func() Status) *http.ServeMux {
 	mux := http.NewServeMux()
 	statusRoute(mux, status)
@@ -193,7 +195,23 @@ func controlMux[Spec, Status any](apply func(Spec) error, status func() Status) 
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("GET /debug/pprof/{profile}", serveProfile)
 	return mux
+}
+
+// serveProfile answers with one of the runtime's profiles, such as heap or goroutine, as `go tool pprof` reads them. That of the heap is of what is still in use.
+func serveProfile(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("profile")
+	profile := pprof.Lookup(name)
+	if profile == nil {
+		http.Error(w, "there is no such profile; there are heap, allocs, goroutine, threadcreate, block and mutex", http.StatusNotFound)
+		return
+	}
+	if name == "heap" {
+		runtime.GC()
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	profile.WriteTo(w, 0) //nolint:errcheck // the reader went away
 }
 
 func statusRoute[Status any](mux *http.ServeMux, status func() Status) {

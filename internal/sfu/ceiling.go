@@ -64,7 +64,7 @@ func (u *up) bitrate() (sum int) {
 func (p *peer) lower(now time.Time) {
 	sum, ssrcs := 0, []uint32(nil)
 	capped := false
-	var send func([]rtcp.Packet) error
+	var send func([]rtcp.Packet)
 	for _, u := range p.ups {
 		send = u.sendRTCP
 		for _, l := range *u.layers.Load() {
@@ -94,7 +94,7 @@ func (p *peer) lower(now time.Time) {
 	}
 	if bps, due := p.ceiling.next(sum, now); due && send != nil {
 		slices.Sort(ssrcs)
-		send([]rtcp.Packet{&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: float32(bps), SSRCs: ssrcs}}) //nolint:errcheck // a connection that is going needs none
+		send([]rtcp.Packet{&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: float32(bps), SSRCs: ssrcs}})
 	}
 }
 

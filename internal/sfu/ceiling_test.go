@@ -21,10 +21,7 @@ func TestACameraIsMadeSmallerForAllWhoWatch(t *testing.T) {
 		u.layers.Store(&only)
 		publisher := &peer{inbox: newMailbox(), ups: map[orama.TrackID]*up{"v": u}}
 		told := ceilingNone
-		u.sendRTCP = func(list []rtcp.Packet) error {
-			told = int(list[0].(*rtcp.ReceiverEstimatedMaximumBitrate).Bitrate)
-			return nil
-		}
+		u.sendRTCP = func(list []rtcp.Packet) { told = int(list[0].(*rtcp.ReceiverEstimatedMaximumBitrate).Bitrate) }
 		u.roomChanged = func() { c.peer.post(func() { publisher.lower(time.Now()) }) }
 		c.source = func() int { // an encoder follows within half a second
 			c.encoded += (min(told*9/10, 1_500_000) - c.encoded) / 15

@@ -7,9 +7,6 @@ import (
 	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
 	"github.com/pion/interceptor"
-	"github.com/pion/interceptor/pkg/nack"
-	"github.com/pion/interceptor/pkg/report"
-	"github.com/pion/interceptor/pkg/twcc"
 	"github.com/pion/logging"
 	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
@@ -18,27 +15,10 @@ import (
 	"orama.network/orama/internal/signal"
 )
 
-// What a publisher is asked to send again: at most the last nackWindow packets, each nackTries
-// times, 100 ms apart. A path that was dead for two seconds leaves hundreds missing; asking for all
-// of them would keep the keyframe that makes up for them waiting.
-const (
-	nackWindow = 256
-	nackTries  = 10
-)
-
 // engine is what the PeerConnections of the process have in common.
 type engine struct {
-	mux          *pathMux
-	logs         logging.LoggerFactory
-	interceptors *interceptor.Registry
-}
-
-func newEngine(mux *pathMux, logs logging.LoggerFactory) (*engine, error) {
-	interceptors, err := newInterceptors(logs)
-	if err != nil {
-		return nil, err
-	}
-	return &engine{mux: mux, logs: logs, interceptors: interceptors}, nil
+	mux  *pathMux
+	logs logging.LoggerFactory
 }
 
 // api builds what one peer's PeerConnection is made from. It is the peer's own: what its descriptions say of payload types and extensions goes into
@@ -73,8 +53,8 @@ func (e *engine) api(t *taps, r *route, h *srtp.Handshake) (*webrtc.API, error) 
 	s.SetDTLSServerHelloMessageHook(h.ServerHello)
 	// GCM is one pass over a packet where the older profile is two, and 128 bits are ten rounds of AES to 256's fourteen.
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AEAD_AES_256_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
-	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(e.interceptors),
-		webrtc.WithSettingEngine(s)), nil
+	none := &interceptor.Registry{} // feedback both ways is ours
+	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(none), webrtc.WithSettingEngine(s)), nil
 }
 
 // registerCodecs lists what the SFU forwards, most preferred first. VP8 leads because every
@@ -154,31 +134,4 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 		}
 	}
 	return extensionIDs{}.register(m)
-}
-
-// newInterceptors adds no more than is used, and that is for what publishers send: requests for what was lost, receiver reports, and transport-wide
-// feedback, by which browsers estimate their uplink. What subscribers are sent is egress's own.
-func newInterceptors(logs logging.LoggerFactory) (*interceptor.Registry, error) {
-	generator, err := nack.NewGeneratorInterceptor(nack.GeneratorSize(nackWindow), nack.GeneratorMaxNacksPerPacket(nackTries), nack.WithGeneratorLoggerFactory(logs))
-	if err != nil {
-		return nil, err
-	}
-	receiver, err := report.NewReceiverInterceptor(report.WithReceiverLoggerFactory(logs))
-	if err != nil {
-		return nil, err
-	}
-	feedback, err := twcc.NewSenderInterceptor(twcc.WithLoggerFactory(logs))
-	if err != nil {
-		return nil, err
-	}
-	r := &interceptor.Registry{}
-	for _, f := range []interceptor.Factory{generator, receiver, feedback} {
-		r.Add(f)
-	}
-	if _, err := r.Build(""); err != nil { // what a peer builds later does not fail
-		return nil, err
-	}
-	late := &interceptor.Registry{}
-	late.Add(lateFeedback{r})
-	return late, nil
 }

@@ -79,6 +79,21 @@ func idsOf(kind webrtc.RTPCodecType, list []webrtc.RTPHeaderExtensionParameter) 
 // read finds the extensions in a packet, in one pass. The packet's fixed header is known to be whole.
 func (k *extensionKinds) read(packet []byte, v *extensionViews) {
 	*v = extensionViews{}
+	elements(packet, func(id uint8, b []byte) { k.note(v, id, b) })
+}
+
+// transportNumber finds the number that a packet has among all of its transport, in the extension with an id.
+func transportNumber(packet []byte, id uint8) (number uint16, ok bool) {
+	elements(packet, func(got uint8, b []byte) {
+		if got == id && len(b) == 2 {
+			number, ok = binary.BigEndian.Uint16(b), true
+		}
+	})
+	return number, ok
+}
+
+// elements calls found for each extension of a packet (RFC 8285 section 4). The packet's fixed header is known to be whole.
+func elements(packet []byte, found func(id uint8, b []byte)) {
 	at := 12 + 4*int(packet[0]&0x0f)
 	if packet[0]&0x10 == 0 || len(packet) < at+4 {
 		return
@@ -97,7 +112,7 @@ func (k *extensionKinds) read(packet []byte, v *extensionViews) {
 			if n > len(b) {
 				return
 			}
-			k.note(v, b[0]>>4, b[1:n])
+			found(b[0]>>4, b[1:n])
 			b = b[n:]
 		}
 	case profile&0xfff0 == rtp.ExtensionProfileTwoByte:
@@ -110,7 +125,7 @@ func (k *extensionKinds) read(packet []byte, v *extensionViews) {
 			if n > len(b) {
 				return
 			}
-			k.note(v, b[0], b[2:n])
+			found(b[0], b[2:n])
 			b = b[n:]
 		}
 	}

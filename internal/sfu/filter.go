@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pion/sdp/v3"
@@ -29,6 +30,8 @@ type description struct {
 	ufrag    string // of ICE; another than before restarts it (RFC 8839 section 4.4.1.1.1)
 	firefox  bool   // it says so in its origin line
 	removed  int    // candidates that are not of type relay
+	// transport is the id of the header extension that numbers packets across the sections; 0: there is none.
+	transport uint8
 }
 
 // section is one media section (RFC 8866 section 5.14).
@@ -39,6 +42,7 @@ type section struct {
 	rejected  bool   // its port is 0 and it is not bundle-only
 	codecs    []string
 	formats   []string // payload types, the most wanted first
+	transport uint8    // the id of the transport's numbers; 0: it has none
 }
 
 func badSDP(format string, args ...any) error { return fmt.Errorf("sdp: "+format, args...) }
@@ -128,6 +132,9 @@ func (d *description) readSections(parsed *sdp.SessionDescription) error {
 		}
 		seen[s.mid] = true
 		d.sections = append(d.sections, s)
+		if d.transport == 0 {
+			d.transport = s.transport
+		}
 	}
 	if len(d.sections) == 0 {
 		return badSDP("no media section")
@@ -153,6 +160,12 @@ func readSection(parsed *sdp.SessionDescription, m *sdp.MediaDescription) (secti
 			ssrcs++
 		case "rid":
 			rids++
+		case sdp.AttrKeyExtMap: // id[/direction] uri (RFC 8285 section 8)
+			if id, uri, _ := strings.Cut(a.Value, " "); uri == sdp.TransportCCURI {
+				id, _, _ = strings.Cut(id, "/")
+				n, _ := strconv.ParseUint(id, 10, 8) // 0 for what is none
+				s.transport = uint8(n)               //nolint:gosec // eight bits
+			}
 		case "rtpmap":
 			if _, name, ok := strings.Cut(a.Value, " "); ok {
 				name, _, _ = strings.Cut(name, "/")

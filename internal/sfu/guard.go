@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"orama.network/orama"
 	"orama.network/orama/internal/plan"
@@ -42,7 +43,7 @@ type guard struct {
 	*net.UDPConn
 	in       *inlet
 	out      *outbox
-	hear     func(b []byte, from netip.AddrPort) bool // takes what needs not go through pion; nil: nothing
+	hear     func(b []byte, from netip.AddrPort, at time.Time) bool // takes what needs not go through pion; nil: nothing
 	allowed  atomic.Pointer[sources]
 	filtered atomic.Uint64 // packets dropped on their way in
 }
@@ -79,8 +80,8 @@ func (g *guard) allow(relays []plan.RelaySource) {
 // ReadFromAddrPort is how pion's mux reads (ice.AddrPortReaderWriter). It has one caller at a time.
 func (g *guard) ReadFromAddrPort(b []byte) (int, netip.AddrPort, error) {
 	for {
-		n, from, err := g.in.read(b, g.mayReach, &g.filtered)
-		if err != nil || g.hear == nil || !g.hear(b[:n], from) {
+		n, from, at, err := g.in.read(b, g.mayReach, &g.filtered)
+		if err != nil || g.hear == nil || !g.hear(b[:n], from, at) {
 			return n, from, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"orama.network/orama/internal/batch"
 )
@@ -19,22 +20,27 @@ type inlet struct {
 	train     []byte
 	segment   int // the length of each datagram in train but the last
 	from      netip.AddrPort
+	now, at   time.Time  // when fill returned, and when the kernel had what is in train
 	sender    batch.Addr // of which from is Go's form
 }
+
+// waitedMost is the longest that something can have waited in the socket.
+const waitedMost = time.Second
 
 func newInlet(conn *net.UDPConn) (*inlet, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	if err := raw.Control(func(fd uintptr) { batch.Merge(int(fd)) }); err != nil { //nolint:gosec // a descriptor
+	if err := raw.Control(func(fd uintptr) { batch.Merge(int(fd)); batch.Stamp(int(fd)) }); err != nil { //nolint:gosec // a descriptor
 		return nil, err
 	}
 	return &inlet{raw: raw, recv: batch.NewReceiver()}, nil
 }
 
 // read copies the next datagram of somebody that may send to b. What others sent is dropped, and counted at once: there may be nothing to return for long.
-func (i *inlet) read(b []byte, may func(netip.AddrPort) bool, dropped *atomic.Uint64) (n int, from netip.AddrPort, err error) {
+// at is when it came to this host.
+func (i *inlet) read(b []byte, may func(netip.AddrPort) bool, dropped *atomic.Uint64) (n int, from netip.AddrPort, at time.Time, err error) {
 	for {
 		if len(i.train) > 0 {
 			cut := len(i.train)
@@ -43,11 +49,11 @@ func (i *inlet) read(b []byte, may func(netip.AddrPort) bool, dropped *atomic.Ui
 			}
 			n = copy(b, i.train[:cut])
 			i.train = i.train[cut:]
-			return n, i.from, nil
+			return n, i.from, i.at, nil
 		}
 		if i.next == i.end {
 			if err := i.fill(); err != nil {
-				return 0, netip.AddrPort{}, err
+				return 0, netip.AddrPort{}, time.Time{}, err
 			}
 		}
 		p, ok := i.recv.Packet(i.next)
@@ -65,15 +71,20 @@ func (i *inlet) read(b []byte, may func(netip.AddrPort) bool, dropped *atomic.Ui
 			}
 			continue
 		}
-		i.train, i.segment = p.Data, p.Segment
+		i.train, i.segment, i.at = p.Data, p.Segment, i.now
+		if p.Arrived != 0 { // by another clock, which may be set meanwhile
+			i.at = i.now.Add(-min(max(time.Duration(i.now.UnixNano()-p.Arrived), 0), waitedMost))
+		}
 	}
 }
 
 // fill waits until something has come.
 func (i *inlet) fill() error {
 	i.recv.Reset()
-	return i.raw.Read(func(fd uintptr) bool {
+	err := i.raw.Read(func(fd uintptr) bool {
 		i.next, i.end = i.recv.Receive(int(fd), batch.Slots) //nolint:gosec // a descriptor
 		return i.end > i.next
 	})
+	i.now = time.Now()
+	return err
 }

@@ -22,7 +22,7 @@ func TestInlet(t *testing.T) {
 	friend, stranger := out.outlet(), loopback(t)
 	at := addrOf(conn)
 	friendly := func(a netip.AddrPort) bool { return a != addrOf(stranger) }
-	buf := make([]byte, 2*maxPacket)
+	buf, began := make([]byte, 2*maxPacket), time.Now()
 	var dropped atomic.Uint64
 	for from := 0; from < 400; from += 40 {
 		for n := from; n < from+40; n++ {
@@ -34,11 +34,12 @@ func TestInlet(t *testing.T) {
 		}
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
 		for n := from; n < from+40; n++ {
-			size, who, err := in.read(buf, friendly, &dropped)
+			size, who, at, err := in.read(buf, friendly, &dropped)
 			require.NoError(t, err)
 			require.Equal(t, 1000-n%3/2*500, size)
 			require.Equal(t, uint32(n), binary.BigEndian.Uint32(buf)) //nolint:gosec // small
 			require.NotEqual(t, addrOf(stranger), who)
+			require.WithinRange(t, at, began, time.Now())
 		}
 	}
 	require.EqualValues(t, 40, dropped.Load())
@@ -51,7 +52,7 @@ func TestInletEnds(t *testing.T) {
 	require.NoError(t, err)
 	done := make(chan error)
 	go func() {
-		_, _, err := in.read(make([]byte, maxPacket), func(netip.AddrPort) bool { return true }, &atomic.Uint64{})
+		_, _, _, err := in.read(make([]byte, maxPacket), func(netip.AddrPort) bool { return true }, &atomic.Uint64{})
 		done <- err
 	}()
 	require.NoError(t, conn.Close())

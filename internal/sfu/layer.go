@@ -11,6 +11,7 @@ import (
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 
+	"orama.network/orama/internal/sfu/receive"
 	"orama.network/orama/internal/sfu/rewrite"
 )
 
@@ -27,7 +28,7 @@ const (
 	fullRate = 30
 )
 
-// layer is one encoding of an up track: the only one, or one of simulcast. One reader goroutine owns the fields without a note.
+// layer is one encoding of an up track: the only one, or one of simulcast. Whoever has a packet of it holds taking, for the fields without a note.
 type layer struct {
 	up    *up
 	rid   string
@@ -55,8 +56,20 @@ type layer struct {
 	ended  bool
 
 	reports *reports
-	gaps    gaps
 	history history
+
+	source *upStream // where its packets come from
+	feed   *feed     // by the short way
+
+	taking    sync.Mutex
+	red       [2]uint64 // the payload types that are RED, by bit
+	gaps      gaps
+	reception receive.Reception
+	losses    receive.Losses
+	resends   bool     // what is lost is asked for
+	lost      []uint16 // memory for a list
+	asking    bool     // askTimer runs
+	askTimer  *time.Timer
 }
 
 // reports keeps the last sender report of a remote track.
@@ -164,7 +177,7 @@ func (l *layer) followLocked(send bool, after time.Duration) {
 	if send {
 		l.up.metrics.pliSent.Add(1)
 		pli := &rtcp.PictureLossIndication{MediaSSRC: l.ssrc}
-		l.up.sendRTCP([]rtcp.Packet{pli}) //nolint:errcheck // the publisher is going; its reader will say so
+		l.up.sendRTCP([]rtcp.Packet{pli})
 	}
 	if after > 0 {
 		if l.timer != nil {
@@ -214,15 +227,18 @@ func ticks(span int64, clock uint32) int64 {
 	return (span>>32)*int64(clock) + (span&0xffffffff)*int64(clock)>>32
 }
 
-// add makes another encoding of u; nil when there are enough, or u has ended.
-func (u *up) add(t *webrtc.TrackRemote, order int, reports *reports) *layer {
+// add makes another encoding of u, which comes from s; nil when there are enough, or u has ended.
+func (u *up) add(t *webrtc.TrackRemote, order int, reports *reports, s *upStream) *layer {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	have := *u.layers.Load()
 	if u.ended || len(have) >= maxLayers {
 		return nil
 	}
-	l := &layer{up: u, rid: t.RID(), track: t, ssrc: uint32(t.SSRC()), order: order, reports: reports, deps: dependenciesOf(u.read)}
+	l := &layer{
+		up: u, rid: t.RID(), track: t, ssrc: uint32(t.SSRC()), order: order, reports: reports, deps: dependenciesOf(u.read),
+		source: s, feed: newFeed(time.Now()), reception: receive.Reception{Clock: u.codec.ClockRate}, resends: u.kind == webrtc.RTPCodecTypeVideo,
+	}
 	next := append(slices.Clone(have), l)
 	slices.SortStableFunc(next, func(a, b *layer) int { return cmp.Compare(a.order, b.order) })
 	u.layers.Store(&next)

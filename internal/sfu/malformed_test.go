@@ -193,7 +193,8 @@ func TestTheFilterLeavesLittleToStumbleOver(t *testing.T) {
 			continue
 		}
 		passed++
-		api, err := engine.api(&taps{}, engine.mux.route(newEgress(newMetrics(), func() {})), &srtp.Handshake{})
+		none := &taps{}
+		api, err := engine.api(none, engine.mux.route(none), &srtp.Handshake{})
 		require.NoError(t, err)
 		pc, err := api.NewPeerConnection(webrtc.Configuration{Certificates: w.srv.certificates})
 		require.NoError(t, err)

@@ -197,6 +197,9 @@ func (p *peer) sectionFor(u *up) (*down, error) {
 // new: a Chromium decodes what comes with an SSRC that was taken away before but shows nothing of
 // it (libwebrtc restarts a receiver only for an SSRC that it did not have).
 func (p *peer) reuse(d *down, u *up) error {
+	for _, was := range d.sender.GetParameters().Encodings {
+		p.out.forget(uint32(was.SSRC), uint32(was.RTX.SSRC))
+	}
 	d.sender.Stop() //nolint:errcheck // it was not sending
 	d.assign(u)
 	sender, err := p.api.NewRTPSender(d, p.pc.SCTP().Transport())
@@ -382,6 +385,7 @@ func (p *peer) learn(d description, refs []signal.TrackRef) {
 		n.codecs, n.kinds = map[string]bool{}, map[string]bool{}
 	}
 	n.ufrag, n.mids, n.noData = d.ufrag, n.mids[:0], true
+	p.taps.arrivals.id.Store(uint32(d.transport))
 	for _, s := range d.sections {
 		n.mids = append(n.mids, s.mid)
 		n.kinds[s.kind] = true

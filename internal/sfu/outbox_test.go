@@ -105,7 +105,7 @@ func TestPathSendsMediaThroughTheOutbox(t *testing.T) {
 	mux := newPathMux(oneWire{pathWire: &pathWire{out: func([]byte, netip.AddrPort) { straight++ }}})
 	relay, stranger := netip.MustParseAddrPort("10.0.0.1:5000"), netip.MustParseAddrPort("10.0.0.9:5000")
 	mux.out, mux.allowed = o, func(to netip.AddrPort) bool { return to == relay }
-	conn, err := mux.route(nil).GetConn("ours", nil)
+	conn, err := mux.route(&taps{}).GetConn("ours", nil)
 	require.NoError(t, err)
 	p := conn.(*path)
 	for _, b := range [][]byte{{0x00, 0x01}, {22, 254}, {0x81, 200}, {0x81, 206}} { // STUN, DTLS, a report, a keyframe request

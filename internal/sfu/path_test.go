@@ -43,7 +43,7 @@ func TestPathFollowsMedia(t *testing.T) {
 	var sentTo netip.AddrPort
 	w := &pathWire{out: func(_ []byte, to netip.AddrPort) { sentTo = to }}
 	mux := newPathMux(oneWire{pathWire: w})
-	conn, err := mux.route(nil).GetConn("ours", nil)
+	conn, err := mux.route(&taps{}).GetConn("ours", nil)
 	require.NoError(t, err)
 	p := conn.(*path)
 	arrives := func(packet []byte, from netip.AddrPort) {

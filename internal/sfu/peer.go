@@ -74,6 +74,7 @@ type peer struct {
 	api       *webrtc.API
 	pc        *webrtc.PeerConnection
 	out       *egress
+	taps      *taps // nil without pc
 	allot     *allot.Allocator
 	ceiling   ceiling
 	wanted    []signal.WantedTrack // as the client was told; nil: never
@@ -171,8 +172,9 @@ func (p *peer) start(q joinRequest, m *signal.Joined, tracks []*published, copie
 // connect makes the PeerConnection. Its callbacks only post.
 func (p *peer) connect() error {
 	engine, heard := p.srv.engine.Load(), &srtp.Handshake{}
-	p.out.secure.to, p.out.secure.heard = engine.mux.route(p.out), heard
-	api, err := engine.api(&taps{out: p.out, flood: func() { p.post(p.flooded) }}, p.out.secure.to, heard)
+	p.taps = &taps{out: p.out, flood: func() { p.post(p.flooded) }, arrivals: arrivals{send: p.writeReports}}
+	p.out.secure.to, p.out.secure.heard = engine.mux.route(p.taps), heard
+	api, err := engine.api(p.taps, p.out.secure.to, heard)
 	if err != nil {
 		return err
 	}
@@ -189,7 +191,7 @@ func (p *peer) connect() error {
 	pc.OnTrack(func(t *webrtc.TrackRemote, r *webrtc.RTPReceiver) { p.post(func() { p.trackArrived(t, r) }) })
 	pc.SCTP().Transport().OnStateChange(func(s webrtc.DTLSTransportState) {
 		if s == webrtc.DTLSTransportStateConnected {
-			p.out.secure.up.Store(true)
+			p.out.begin()
 		}
 	})
 	pc.SCTP().Transport().ICETransport().OnSelectedCandidatePairChange(func(pair *webrtc.ICECandidatePair) {
@@ -293,6 +295,9 @@ func (p *peer) stop() { p.stopped = true }
 func (p *peer) cleanUp() {
 	p.inbox.close()
 	p.out.close()
+	if p.taps != nil {
+		p.taps.arrivals.close()
+	}
 	if p.out.secure.to != nil {
 		defer p.out.secure.to.end()
 	}
@@ -333,6 +338,7 @@ func (p *peer) look(now time.Time) {
 		return
 	}
 	p.sendReports(now)
+	p.tellReceived(now)
 	p.shareOut(now)
 	p.lower(now)
 	p.tellWanted(now)

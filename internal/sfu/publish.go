@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama"
@@ -103,7 +102,8 @@ func (p *peer) upOf(r *webrtc.RTPReceiver, c webrtc.RTPCodecParameters) *up {
 // publish makes a track of its first encoding and tells the room.
 func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) {
 	u := newUp(orama.TrackID(newID("t_")), p.id, t, r, p.srv.metrics)
-	u.sendRTCP = func(packets []rtcp.Packet) error { return p.pc.WriteRTCP(packets) }
+	u.sendRTCP = p.writeReports
+	u.rtt = func() time.Duration { return time.Duration(p.out.rtt.Load()) }
 	u.asks.changed = func() { p.post(func() { p.tellWanted(time.Now()) }) }
 	u.roomChanged = func() { p.post(func() { p.lower(time.Now()) }) }
 	info := p.describe(u)
@@ -128,7 +128,7 @@ func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *report
 // addLayer starts the reader of an encoding.
 func (p *peer) addLayer(u *up, t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) bool {
 	order := slices.IndexFunc(r.Tracks(), func(other *webrtc.TrackRemote) bool { return other.RID() == t.RID() })
-	l := u.add(t, order, rep)
+	l := u.add(t, order, rep, p.taps.meet(uint32(t.SSRC())))
 	if l == nil {
 		return false
 	}

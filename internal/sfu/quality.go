@@ -108,7 +108,7 @@ func (q *meter) update(o opinion) bool {
 	return true
 }
 
-// gaps counts the packets of an up track's encoding as its reader sees them: a packet that comes long after its place was sent again, and was lost.
+// gaps counts the packets of an up track's encoding, without its stream of retransmissions: what comes long after its place was sent again, and was lost.
 // The reader calls note; anybody may call take.
 type gaps struct {
 	begun   bool   // the reader's, like highest

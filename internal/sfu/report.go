@@ -92,7 +92,7 @@ func (p *peer) sendReports(now time.Time) {
 	}
 }
 
-// writeReports sends them with the media, or as pion does where that protects it. A connection that is going needs none.
+// writeReports sends RTCP with the media, or as pion does where that protects it. A connection that is going needs none. Safe for any goroutine.
 func (p *peer) writeReports(batch []rtcp.Packet) {
 	b, err := rtcp.Marshal(batch)
 	if err != nil || p.out.writeReports(b) {

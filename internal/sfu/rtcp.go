@@ -3,6 +3,7 @@ package sfu
 import (
 	"encoding/binary"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,23 +26,25 @@ const (
 )
 
 const (
-	// maxSources bounds how many sources a peer may speak of: pion keeps a stream for each, for ever.
+	// maxSources bounds how many sources a peer may speak of at a time: pion keeps a stream for each that it has not asked for, for ever.
 	maxSources = 2048
 	// maxReportsKept bounds what waits of a publisher's reports until pion's reader takes it, in bytes.
 	maxReportsKept = 8 << 10
-	// maxMediaKept is what pion itself allows for the packets of one source.
-	maxMediaKept = 1000 * 1000
 	// maxStatuses bounds the packets that one feedback message speaks of: several seconds of any call.
 	maxStatuses = 8192
 )
 
 // taps are where a peer's RTCP is read: pion hands it out by source, to a reader for each, and drops what a client says of a source that
 // nobody reads. Feedback on the whole transport carries whichever source came last, which may be one of retransmissions. So it is read here, where pion
-// stores it, by pion's one reader of the peer's SRTCP. It is a SettingEngine's BufferFactory.
+// stores it, by pion's one reader of the peer's SRTCP. Media is noted here for the feedback on it. It is a SettingEngine's BufferFactory.
 type taps struct {
-	out   *egress
-	count atomic.Int32
-	flood func() // called when there are too many; once or more often
+	out      *egress
+	count    atomic.Int32
+	flood    func() // called when there are too many; once or more often
+	arrivals arrivals
+
+	mu      sync.Mutex
+	streams map[uint32]*upStream // guarded by mu; of media, by SSRC
 }
 
 func (t *taps) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteCloser {
@@ -50,15 +53,28 @@ func (t *taps) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteC
 	}
 	b := packetio.NewBuffer()
 	if kind == packetio.RTPBufferPacket {
-		b.SetLimitSize(maxMediaKept)
-		return &stored{b}
+		b.SetLimitSize(feedSize)
+		t.meet(ssrc)
+		return &inflow{&stored{Buffer: b, of: t}}
 	}
 	b.SetLimitSize(maxReportsKept)
-	return &tap{stored: stored{b}, ssrc: ssrc, out: t.out}
+	return &tap{stored: &stored{Buffer: b, of: t}, ssrc: ssrc, out: t.out}
 }
 
 // stored is pion's own buffer, as a plain reader and writer.
-type stored struct{ *packetio.Buffer }
+type stored struct {
+	*packetio.Buffer
+	of   *taps
+	gone atomic.Bool
+}
+
+// Close ends it. Each section of ours that is used again has another source, so that a peer has had many in a long call.
+func (b *stored) Close() error {
+	if !b.gone.Swap(true) {
+		b.of.count.Add(-1)
+	}
+	return b.Buffer.Close()
+}
 
 // Read takes the next packet out.
 func (b *stored) Read(p []byte) (int, error) {
@@ -71,7 +87,7 @@ func (b *stored) Write(p []byte) (int, error) { return b.Buffer.Write(p, nil) }
 
 // tap is one source's RTCP. What concerns a section of ours is dealt with at once; a publisher's sender reports are stored for pion.
 type tap struct {
-	stored
+	*stored
 	ssrc uint32
 	out  *egress
 }

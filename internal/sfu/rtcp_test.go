@@ -99,7 +99,7 @@ func TestACompoundIsHeard(t *testing.T) {
 	downs := map[uint32]*down{}
 	for _, ssrc := range []uint32{2, 3} {
 		u := ladder(start)
-		u.sendRTCP = func([]rtcp.Packet) error { return nil }
+		u.sendRTCP = func([]rtcp.Packet) {}
 		d := newDown(u, e)
 		d.bound, d.from = &binding{writer: &nowhere{}, ssrc: ssrc, pt: 96}, (*u.layers.Load())[0]
 		t.Cleanup(d.from.end)

@@ -19,12 +19,13 @@ type route struct {
 	*pathMux
 	out    *outlet // nil: there is no sender
 	egress *egress
+	taps   *taps
 	at     atomic.Pointer[netip.AddrPort] // nil: nothing has come
 }
 
 // route gives a peer its own. It must be ended.
-func (m *pathMux) route(e *egress) *route {
-	r := &route{pathMux: m, egress: e}
+func (m *pathMux) route(t *taps) *route {
+	r := &route{pathMux: m, egress: t.out, taps: t}
 	if m.out != nil {
 		r.out = m.out.outlet()
 	}
@@ -60,10 +61,10 @@ func (r *route) leaveLocked() {
 	}
 }
 
-// hear takes what comes to the socket from where a peer's media comes, if it is RTCP that is for us alone: it needs none of pion's queues. The socket's one reader
-// calls it, and passes on what it does not take.
-func (m *pathMux) hear(b []byte, from netip.AddrPort) bool {
-	if !isRTCP(b) || b[1] == rtcpSenderReport {
+// hear takes what comes to the socket from where a peer's media comes, if it is RTCP that is for us alone, or media of a stream that is known: it needs none of pion's
+// queues. The socket's one reader calls it, and passes on what it does not take.
+func (m *pathMux) hear(b []byte, from netip.AddrPort, at time.Time) bool {
+	if len(b) < rtpHeader || b[0]>>6 != 2 || isRTCP(b) && b[1] == rtcpSenderReport {
 		return false
 	}
 	m.mu.RLock()
@@ -76,6 +77,9 @@ func (m *pathMux) hear(b []byte, from netip.AddrPort) bool {
 	if open == nil {
 		return false
 	}
+	if isRTP(b) {
+		return r.taps.media(open, m.plain[:0], b, at)
+	}
 	plain, err := open.OpenRTCP(m.plain[:0], b)
 	return err == nil && r.egress.hear(plain, time.Now())
 }
@@ -85,7 +89,7 @@ type secrets struct {
 	to    *route                      // nil: there is no connection, and writers are as they came
 	heard *srtp.Handshake             // with the client
 	up    atomic.Bool                 // the handshake is over, and the client is who it should be
-	open  atomic.Pointer[srtp.Opener] // of the client's RTCP, for the socket's reader; nil: pion does it
+	open  atomic.Pointer[srtp.Opener] // of what the client sends, for the socket's reader; nil: pion does it
 
 	begun   bool         // seal is known: for the whole life of the connection, as no nonce may be used by two senders
 	seal    *srtp.Sealer // nil: pion does it
@@ -114,12 +118,29 @@ func (s *secrets) stream(ssrc uint32) *stream {
 	return x
 }
 
+// forget gives up SSRCs that nothing is sent with any more, and never again.
+func (e *egress) forget(ssrcs ...uint32) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, ssrc := range ssrcs {
+		delete(e.secure.streams, ssrc)
+	}
+}
+
 // bind makes b's packets go this way.
 func (s *secrets) bind(b *binding) {
 	b.rtx = s.stream(b.rtxSSRC)
 	if s.to != nil && s.to.out != nil {
 		b.writer = &secureWriter{secrets: s, plain: b.writer, ssrc: b.ssrc, media: &s.stream(b.ssrc).Stream, rtx: &b.rtx.Stream}
 	}
+}
+
+// begin notes that the handshake is over, and that the client is who it should be.
+func (e *egress) begin() {
+	e.secure.up.Store(true)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.secure.ready()
 }
 
 // ready reports whether something can be sent.

@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -139,12 +138,8 @@ func (s *Server) open(set *settings) error {
 	if err != nil {
 		return err
 	}
-	engine, err := newEngine(l.openMux(pionLogs{s.log}), pionLogs{s.log})
-	if err != nil {
-		return errors.Join(err, l.close())
-	}
 	s.certificates = []webrtc.Certificate{*cert}
-	s.engine.Store(engine)
+	s.engine.Store(&engine{mux: l.openMux(pionLogs{s.log}), logs: pionLogs{s.log}})
 	s.settings.Store(set)
 	s.mu.Lock()
 	s.net = l

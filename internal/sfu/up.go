@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"slices"
@@ -34,7 +35,7 @@ type packet struct {
 	at      time.Time
 }
 
-// up is a published track: of one to three encodings, each with a reader goroutine that writes each
+// up is a published track: of one to three encodings, each with a reader that writes each
 // packet to every subscriber in turn. It takes no lock that another room or peer could hold.
 type up struct {
 	id    orama.TrackID
@@ -46,13 +47,13 @@ type up struct {
 	kinds extensionKinds // what this publisher's header extensions are
 	// roomChanged tells the publisher's loop that somebody has room for more or less of it. It does not block.
 	roomChanged func()
-	asks        asks         // of its subscribers
-	rids        []string     // of the encodings it was announced with, small before large; "" alone without simulcast
-	switches    switches     // the publisher's loop only
-	free        atomic.Int64 // bits a second that it sent last while nothing asked for less
-	// sendRTCP reaches the publisher.
-	sendRTCP func([]rtcp.Packet) error
-	metrics  *metrics
+	asks        asks                 // of its subscribers
+	rids        []string             // of the encodings it was announced with, small before large; "" alone without simulcast
+	switches    switches             // the publisher's loop only
+	free        atomic.Int64         // bits a second that it sent last while nothing asked for less
+	sendRTCP    func([]rtcp.Packet)  // reaches the publisher
+	rtt         func() time.Duration // to the publisher; 0: not known
+	metrics     *metrics
 
 	loudest atomic.Uint32 // 128 - dBov of the loudest packet since last asked; 0: none came
 	muted   atomic.Bool
@@ -73,43 +74,84 @@ const (
 	endCodec                // the publisher changed to a codec that subscribers must negotiate anew
 )
 
-// run forwards until the encoding ends.
+// run forwards until the encoding ends. What takes the short way is read by a goroutine of its own.
 func (l *layer) run() endOfUp {
-	u := l.up
-	buf := make([]byte, maxPacket)
-	p := packet{up: u, layer: l}
-	pt, known := uint8(0), false
+	l.source.attach(l.feed)
+	var short sync.WaitGroup
+	short.Go(func() {
+		p, buf := packet{up: l.up, layer: l}, make([]byte, maxPacket)
+		for {
+			n, _, err := l.feed.Read(buf, nil)
+			switch {
+			case err == nil:
+				l.take(&p, buf[:n], false)
+			case !errors.Is(err, io.ErrShortBuffer):
+				return
+			}
+		}
+	})
+	why := l.runLong()
+	l.source.detach(l.feed)
+	l.feed.Close() //nolint:errcheck // never fails
+	short.Wait()
+	return why
+}
+
+// runLong forwards what pion has.
+func (l *layer) runLong() endOfUp {
+	p, buf := packet{up: l.up, layer: l}, make([]byte, maxPacket)
 	for {
-		n, _, err := l.track.Read(buf)
+		n, attributes, err := l.track.Read(buf)
 		switch {
 		case errors.Is(err, webrtc.ErrCodecNotFound), errors.Is(err, io.ErrShortBuffer):
 			continue // a packet of a codec never agreed upon, or a giant: not a reason to end
 		case err != nil:
 			return endGone
-		}
-		u.metrics.packetsIn.Add(1)
-		if !p.parse(buf[:n], &u.kinds) {
+		case n < rtpHeader:
 			continue
 		}
-		if !known || p.hdr.PayloadType != pt {
-			pt, known = p.hdr.PayloadType, true
-			if p.red = isRED(l.track.Codec()); !u.sameCodec(l.track.Codec()) {
+		resent := attributes.Get(webrtc.AttributeRtxPayloadType) != nil
+		if !resent && l.source.had(binary.BigEndian.Uint16(buf[2:])) {
+			continue
+		}
+		if pt := buf[1] & 0x7f; !l.feed.knows(pt) {
+			codec := l.track.Codec()
+			if !l.up.sameCodec(codec) {
 				return endCodec
 			}
-		}
-		u.note(p.ext[extLevel])
-		l.gaps.note(p.hdr.SequenceNumber)
-		if u.kind == webrtc.RTPCodecTypeVideo {
-			if !p.look() {
-				continue
+			if isRED(codec) {
+				l.taking.Lock()
+				l.red[pt>>6] |= 1 << (pt & 63)
+				l.taking.Unlock()
 			}
-			l.history.put(buf[:n], &p)
-		} else {
-			l.count(&p)
+			l.feed.learn(pt)
 		}
-		for _, d := range *u.subs.Load() {
-			d.forward(&p)
+		l.take(&p, buf[:n], resent)
+	}
+}
+
+// take forwards one packet, b. resent: it came in the stream of retransmissions.
+func (l *layer) take(p *packet, b []byte, resent bool) {
+	u := l.up
+	u.metrics.packetsIn.Add(1)
+	if !p.parse(b, &u.kinds) {
+		return
+	}
+	l.taking.Lock()
+	defer l.taking.Unlock()
+	p.red = l.red[p.hdr.PayloadType>>6&1]>>(p.hdr.PayloadType&63)&1 != 0
+	u.note(p.ext[extLevel])
+	l.hears(p, resent)
+	if u.kind == webrtc.RTPCodecTypeVideo {
+		if !p.look() {
+			return
 		}
+		l.history.put(b, p)
+	} else {
+		l.count(p)
+	}
+	for _, d := range *u.subs.Load() {
+		d.forward(p)
 	}
 }
 

@@ -56,17 +56,19 @@ func (n *Nonce) rtcp(packet []byte, index uint32, salt *[saltLen]byte) {
 	}
 }
 
-// Opener opens the RTCP of one peer. It is for one goroutine at a time.
+// Opener opens the packets of one peer. It is for one goroutine at a time.
 type Opener struct {
 	aead  cipher.AEAD
 	salt  [saltLen]byte
+	media cipher.AEAD
+	mask  [saltLen]byte // salt of media
 	nonce Nonce
 	seen  map[uint32]*indexes
 }
 
-// indexes are those of one SSRC.
+// indexes are those of one SSRC that came.
 type indexes struct {
-	newest uint32
+	newest uint64
 	came   uint64 // bit n: newest-n
 }
 
@@ -76,7 +78,8 @@ func NewOpener(p Profile, key, salt []byte) (*Opener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Opener{aead: aead, salt: sessionSalt, seen: map[uint32]*indexes{}}, nil
+	media, mask, err := session(p, key, salt, labelKey, labelSalt)
+	return &Opener{aead: aead, salt: sessionSalt, media: media, mask: mask, seen: map[uint32]*indexes{}}, err
 }
 
 // OpenRTCP appends the compound packet in a protected one to dst, which must have room for it and must not overlap it.
@@ -92,7 +95,7 @@ func (o *Opener) OpenRTCP(dst, packet []byte) ([]byte, error) {
 	index &^= encrypted
 	ssrc := binary.BigEndian.Uint32(packet[4:])
 	x := o.seen[ssrc]
-	if x != nil && x.had(index) {
+	if x != nil && x.had(uint64(index)) {
 		return dst, ErrReplayed
 	}
 	o.nonce.rtcp(packet, index, &o.salt)
@@ -108,14 +111,14 @@ func (o *Opener) OpenRTCP(dst, packet []byte) ([]byte, error) {
 		if len(o.seen) == maxSources {
 			return dst[:start], ErrReplayed // it cannot be told
 		}
-		x = &indexes{newest: index}
+		x = &indexes{newest: uint64(index)}
 		o.seen[ssrc] = x
 	}
-	x.note(index)
+	x.note(uint64(index))
 	return out, nil
 }
 
-func (x *indexes) had(index uint32) bool {
+func (x *indexes) had(index uint64) bool {
 	if index > x.newest {
 		return false
 	}
@@ -123,7 +126,7 @@ func (x *indexes) had(index uint32) bool {
 	return behind >= window || x.came>>behind&1 != 0
 }
 
-func (x *indexes) note(index uint32) {
+func (x *indexes) note(index uint64) {
 	if index > x.newest {
 		if ahead := index - x.newest; ahead >= window {
 			x.came = 0

@@ -1,5 +1,5 @@
-// Package srtp protects the media that the SFU sends, and the RTCP between it and subscribers (RFC 3711), with AES-GCM (RFC 7714), in place of
-// pion's: it writes into the caller's memory, allocates nothing and has no lock. The media that publishers send stays pion's.
+// Package srtp protects the media that the SFU sends, and opens media and RTCP that peers send (RFC 3711), with AES-GCM (RFC 7714), in place of
+// pion's: it writes into the caller's memory, allocates nothing and has no lock.
 package srtp
 
 import (
@@ -53,7 +53,6 @@ type Sealer struct {
 
 // NewSealer derives the session keys from a master key and salt (RFC 3711 section 4.3, RFC 7714 section 11), with a key derivation rate of 0.
 func NewSealer(p Profile, key, salt []byte) (*Sealer, error) {
-	const labelKey, labelSalt = 0, 2
 	aead, sessionSalt, err := session(p, key, salt, labelKey, labelSalt)
 	if err != nil {
 		return nil, err
@@ -62,10 +61,10 @@ func NewSealer(p Profile, key, salt []byte) (*Sealer, error) {
 	return &Sealer{aead: aead, salt: sessionSalt, rtcp: rtcp, rtcpSalt: rtcpSalt}, err
 }
 
-// The labels of what protects RTCP (RFC 3711 section 4.3.2).
-const labelRTCPKey, labelRTCPSalt = 3, 5
+// The labels of the session keys and salts (RFC 3711 section 4.3.2).
+const labelKey, labelSalt, labelRTCPKey, labelRTCPSalt = 0, 2, 3, 5
 
-func session(p Profile, key, salt []byte, labelKey, labelSalt byte) (cipher.AEAD, [saltLen]byte, error) {
+func session(p Profile, key, salt []byte, keyLabel, saltLabel byte) (cipher.AEAD, [saltLen]byte, error) {
 	var out [saltLen]byte
 	if p.keyLen() == 0 {
 		return nil, out, errProfile
@@ -73,11 +72,11 @@ func session(p Profile, key, salt []byte, labelKey, labelSalt byte) (cipher.AEAD
 	if len(key) != p.keyLen() || len(salt) != saltLen {
 		return nil, out, errRandom
 	}
-	k, err := derive(key, salt, labelKey, p.keyLen())
+	k, err := derive(key, salt, keyLabel, p.keyLen())
 	if err != nil {
 		return nil, out, err
 	}
-	n, err := derive(key, salt, labelSalt, saltLen)
+	n, err := derive(key, salt, saltLabel, saltLen)
 	if err != nil {
 		return nil, out, err
 	}
@@ -137,17 +136,61 @@ func (s *Sealer) Seal(dst, packet []byte, of *Stream) ([]byte, error) {
 		return dst, errPacket
 	}
 	seq := binary.BigEndian.Uint16(packet[2:])
-	// RFC 7714 section 8.1: two bytes of zeros, SSRC, rollover counter, sequence number.
-	nonce := &of.nonce
-	nonce[0], nonce[1] = 0, 0
-	copy(nonce[2:6], packet[8:12])
-	binary.BigEndian.PutUint32(nonce[6:], of.index(seq))
-	binary.BigEndian.PutUint16(nonce[10:], seq)
-	for i := range nonce {
-		nonce[i] ^= s.salt[i]
-	}
+	nonce(&of.nonce, packet, of.index(seq), &s.salt)
 	dst = append(dst, packet[:head]...)
-	return s.aead.Seal(dst, nonce[:], packet[head:], packet[:head]), nil
+	return s.aead.Seal(dst, of.nonce[:], packet[head:], packet[:head]), nil
+}
+
+// nonce is RFC 7714 section 8.1: two bytes of zeros, SSRC, rollover counter, sequence number.
+func nonce(n *[saltLen]byte, packet []byte, rollovers uint32, salt *[saltLen]byte) {
+	n[0], n[1] = 0, 0
+	copy(n[2:6], packet[8:12])
+	binary.BigEndian.PutUint32(n[6:], rollovers)
+	copy(n[10:], packet[2:4])
+	for i := range n {
+		n[i] ^= salt[i]
+	}
+}
+
+// Source is what is known of the packets of one SSRC that a peer has sent. The zero value knows nothing; its first packet is taken for one before the
+// first rollover of its numbers.
+type Source struct {
+	indexes
+	begun bool
+}
+
+// index is where a sequence number is nearest to the newest that came (RFC 3711 section 3.3.1). ok is false for one before the first.
+func (s *Source) index(seq uint16) (index uint64, ok bool) {
+	if !s.begun {
+		return uint64(seq), true
+	}
+	at := int64(s.newest) + int64(int16(seq-uint16(s.newest))) //nolint:gosec // 48 bits
+	return uint64(at), at >= 0 && at < 1<<48
+}
+
+// Open appends an RTP packet that the peer has protected to dst, which must have room for it and must not overlap it. Each number of an SSRC is opened once, and none that
+// is 64 or more behind the newest (RFC 3711 section 3.3.2).
+func (o *Opener) Open(dst, packet []byte, of *Source) ([]byte, error) {
+	head, ok := headerLen(packet)
+	if !ok || len(packet) < head+Overhead || cap(dst)-len(dst) < len(packet)-Overhead {
+		return dst, errPacket
+	}
+	index, ok := of.index(binary.BigEndian.Uint16(packet[2:]))
+	if !ok || of.begun && of.had(index) {
+		return dst, ErrReplayed
+	}
+	nonce(&o.nonce.nonce, packet, uint32(index>>16), &o.mask) //nolint:gosec // 32 bits
+	start := len(dst)
+	dst = append(dst, packet[:head]...)
+	out, err := o.media.Open(dst, o.nonce.nonce[:], packet[head:], packet[:head])
+	if err != nil {
+		return dst[:start], ErrNotSealed
+	}
+	if !of.begun {
+		of.begun, of.newest = true, index
+	}
+	of.note(index)
+	return out, nil
 }
 
 // headerLen is where the payload of an RTP packet begins (RFC 3550 section 5.3.1).

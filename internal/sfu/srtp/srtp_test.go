@@ -1,6 +1,7 @@
 package srtp
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"net"
@@ -62,6 +63,78 @@ func TestPionOpensWhatIsSealed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What pion protects is opened, over wraps of the numbers, with packets left out and overtaken; nothing is opened twice, and nothing that was changed.
+func TestWhatPionSealsIsOpened(t *testing.T) {
+	for _, profile := range []Profile{AES128GCM, AES256GCM} {
+		rapid.Check(t, func(t *rapid.T) {
+			_, open, other := pair(t, profile)
+			var of Source
+			seq, held := rapid.Uint16Range(0, 65_535).Draw(t, "first"), [][2][]byte{}
+			take := func(sealed, plain []byte) {
+				bad := bytes.Clone(sealed)
+				bad[rapid.IntRange(0, len(bad)-1).Draw(t, "byte")] ^= 0x40
+				before := of
+				_, err := open.Open(make([]byte, 0, 200), bad, &of)
+				require.Error(t, err)
+				require.Equal(t, before, of, "what is not the peer's changes nothing")
+				got, err := open.Open(make([]byte, 0, len(plain)), sealed, &of)
+				require.NoError(t, err)
+				require.Equal(t, plain, got)
+				_, err = open.Open(make([]byte, 0, 200), sealed, &of)
+				require.ErrorIs(t, err, ErrReplayed)
+			}
+			for n := range rapid.IntRange(1, 100).Draw(t, "packets") {
+				p := rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: seq, SSRC: 1, PayloadType: 96}, Payload: rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "payload")}
+				if rapid.Bool().Draw(t, "extended") {
+					require.NoError(t, p.SetExtension(3, []byte{1, 2}))
+				}
+				plain, err := p.Marshal()
+				require.NoError(t, err)
+				sealed, err := other.EncryptRTP(nil, plain, nil)
+				require.NoError(t, err)
+				gap := rapid.Uint16Range(1, 500).Draw(t, "gap")
+				if n > 0 && len(held) < 2 && rapid.IntRange(0, 4).Draw(t, "late") == 0 {
+					held, gap = append(held, [2][]byte{sealed, plain}), 1
+				} else {
+					take(sealed, plain)
+					if gap > 1 {
+						held = nil // they would be too late
+					}
+				}
+				seq += gap
+				if len(held) > 0 && gap == 1 && rapid.Bool().Draw(t, "now") {
+					take(held[0][0], held[0][1])
+					held = held[1:]
+				}
+			}
+		})
+	}
+}
+
+func TestOpenAllocatesNothing(t *testing.T) {
+	seal, open, _ := pair(t, AES128GCM)
+	p, sealed, out, as, of := append([]byte{0x80}, make([]byte, 1000)...), make([]byte, 0, 1100), make([]byte, 0, 1100), &Stream{}, &Source{}
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		p[3]++
+		b, _ := seal.Seal(sealed, p, as)
+		if _, err := open.Open(out, b, of); err != nil {
+			panic(err)
+		}
+	}))
+}
+
+func FuzzOpen(f *testing.F) {
+	seal, _, _ := pair(f, AES128GCM)
+	b, err := seal.Seal(make([]byte, 0, 100), append([]byte{0x90}, make([]byte, 30)...), &Stream{})
+	require.NoError(f, err)
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, open, _ := pair(t, AES128GCM)
+		_, err := open.Open(make([]byte, 0, 100), b, &Source{})
+		require.Error(t, err)
+	})
 }
 
 func TestIndexOfWhatLiesBehind(t *testing.T) {

@@ -1,0 +1,108 @@
+package sfu
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"orama.network/orama/internal/signal"
+)
+
+func plainUp(pt uint8, seq uint16) []byte {
+	b := make([]byte, rtpHeader, 100)
+	header(b, pt, seq, 0, 7)
+	return append(b, 1)
+}
+
+// A stream's packets take pion's way until somebody reads them, knows their payload type, and those on that way have arrived; and one a second takes both.
+func TestWhichWayAPacketTakes(t *testing.T) {
+	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
+	var s upStream
+	require.False(t, s.take(plainUp(96, 1), at(0)), "nobody reads")
+	f := newFeed(at(5))
+	s.attach(f)
+	require.False(t, s.take(plainUp(96, 2), at(20)), "its reader knows no type")
+	f.learn(96)
+	f.learn(63)
+	require.False(t, s.take(plainUp(96, 3), at(25)), "the one before may be on its way")
+	require.False(t, s.take(plainUp(96, 4), at(34)))
+	require.Zero(t, f.Count())
+	require.False(t, s.take(plainUp(96, 5), at(44)), "the first takes both ways")
+	require.True(t, s.had(5))
+	require.True(t, s.take(plainUp(96, 6), at(45)))
+	require.True(t, s.take(plainUp(63, 7), at(46)))
+	require.Equal(t, 3, f.Count())
+	require.False(t, s.take(plainUp(127, 8), at(47)), "a type that is new")
+	require.False(t, s.take(plainUp(96, 9), at(48)), "it does not overtake")
+	require.True(t, s.take(plainUp(96, 10), at(60)))
+	require.False(t, s.had(10))
+	require.True(t, s.take(plainUp(96, 11), at(1043)))
+	require.False(t, s.take(plainUp(96, 12), at(1044)), "a second has passed")
+	require.True(t, s.had(12))
+	require.False(t, s.had(5))
+	s.detach(newFeed(at(0)))
+	require.True(t, s.take(plainUp(96, 13), at(1045)), "that was another's")
+	s.detach(f)
+	require.False(t, s.take(plainUp(96, 14), at(1100)))
+
+	busy := newFeed(at(0))
+	busy.learn(96)
+	s.attach(busy)
+	ms := 1200
+	for ; ms < 4000 && !s.direct; ms++ {
+		s.take(plainUp(96, uint16(ms)), at(ms))
+	}
+	require.Equal(t, 1201, ms, "it is never quiet, and its reader has been there for a second")
+}
+
+// In a real call the media of a publisher takes the short way, and comes once and in its order.
+func TestMediaTakesTheShortWay(t *testing.T) {
+	w := newWorld(t)
+	var voice *source
+	alice := w.joinClient(clientOptions{join: &signal.Join{}, setUp: func(c *client) { voice = c.addTrack(t, opus) }})
+	alice.offer()
+	bob := w.joinClient(clientOptions{})
+	x := bob.hear()
+	x.packet(t)
+	var s *upStream
+	w.inside(t, func(p *peer) { s = p.taps.stream(uint32(voice.sender.GetParameters().Encodings[0].SSRC)) }, alice.id)
+	require.NotNil(t, s)
+	require.Eventually(t, func() bool { return s.mirror.Load() != 0 }, patience, 10*time.Millisecond)
+	last := x.packet(t).SequenceNumber
+	for range 100 { // two seconds: some take both ways
+		seq := x.packet(t).SequenceNumber
+		require.Equal(t, last+1, seq, "each comes once, in its order")
+		last = seq
+	}
+}
+
+// Who stays while others come and go for long has no more sections, sources or streams than there are people.
+func TestVisitorsLeaveNothingBehind(t *testing.T) {
+	w := newWorld(t)
+	bob := w.joinClient(clientOptions{setUp: func(c *client) { c.addTrack(t, opus) }})
+	holds := func() (sources, sections, streams int) {
+		w.inside(t, func(p *peer) {
+			p.out.mu.Lock()
+			defer p.out.mu.Unlock()
+			sources, sections, streams = int(p.taps.count.Load()), len(p.downs), len(p.out.secure.streams)
+		}, bob.id)
+		return sources, sections, streams
+	}
+	var few [3]int
+	for n := range 8 {
+		visitor := w.joinClient(clientOptions{setUp: func(c *client) { c.addTrack(t, opus); c.addTrack(t, vp8) }})
+		for range 2 {
+			bob.hear().packet(t)
+		}
+		visitor.send(&signal.Leave{})
+		await(bob.wire, func(m *signal.PeerLeft) bool { return m.PeerID == visitor.id })
+		sources, sections, streams := holds()
+		t.Log(sources, sections, streams)
+		if n == 2 {
+			few = [3]int{sources, sections, streams}
+		}
+	}
+	sources, sections, streams := holds()
+	require.Equal(t, few, [3]int{sources, sections, streams})
+}
