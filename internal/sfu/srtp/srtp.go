@@ -168,8 +168,27 @@ func (s *Source) index(seq uint16) (index uint64, ok bool) {
 	return uint64(at), at >= 0 && at < 1<<48
 }
 
-// Open appends an RTP packet that the peer has protected to dst, which must have room for it and must not overlap it. Each number of an SSRC is opened once, and none that
-// is 64 or more behind the newest (RFC 3711 section 3.3.2).
+// The profiles of header extensions (RFC 8285 section 4.2 and 4.3), and those that say that they are encrypted (RFC 9335 section 5.1).
+const (
+	oneByte, twoByte               = 0xbede, 0x1000
+	cryptexOneByte, cryptexTwoByte = 0xc0de, 0xc2de
+)
+
+// clearLen gives how much of a packet is not encrypted, and the profile of its extensions as it will be when it is opened; 0: that which it has.
+func clearLen(packet []byte, head int) (n int, profile uint16) {
+	if packet[0]&0x1f == 0x10 { // with contributing sources among them it is more work, and nobody has those
+		switch binary.BigEndian.Uint16(packet[fixedHeader:]) {
+		case cryptexOneByte:
+			return fixedHeader + 4, oneByte
+		case cryptexTwoByte:
+			return fixedHeader + 4, twoByte
+		}
+	}
+	return head, 0
+}
+
+// Open appends an RTP packet that the peer has protected to dst, which must have room for it and must not overlap it. Header extensions may be encrypted (RFC 9335). Each number of an
+// SSRC is opened once, and none that is 64 or more behind the newest (RFC 3711 section 3.3.2).
 func (o *Opener) Open(dst, packet []byte, of *Source) ([]byte, error) {
 	head, ok := headerLen(packet)
 	if !ok || len(packet) < head+Overhead || cap(dst)-len(dst) < len(packet)-Overhead {
@@ -181,10 +200,14 @@ func (o *Opener) Open(dst, packet []byte, of *Source) ([]byte, error) {
 	}
 	nonce(&o.nonce.nonce, packet, uint32(index>>16), &o.mask) //nolint:gosec // 32 bits
 	start := len(dst)
-	dst = append(dst, packet[:head]...)
-	out, err := o.media.Open(dst, o.nonce.nonce[:], packet[head:], packet[:head])
+	n, profile := clearLen(packet, head)
+	dst = append(dst, packet[:n]...)
+	out, err := o.media.Open(dst, o.nonce.nonce[:], packet[n:], packet[:n])
 	if err != nil {
 		return dst[:start], ErrNotSealed
+	}
+	if profile != 0 {
+		binary.BigEndian.PutUint16(out[start+fixedHeader:], profile)
 	}
 	if !of.begun {
 		of.begun, of.newest = true, index
@@ -193,12 +216,15 @@ func (o *Opener) Open(dst, packet []byte, of *Source) ([]byte, error) {
 	return out, nil
 }
 
+// fixedHeader is the length of the part of an RTP header that all packets have (RFC 3550 section 5.1), in bytes.
+const fixedHeader = 12
+
 // headerLen is where the payload of an RTP packet begins (RFC 3550 section 5.3.1).
 func headerLen(b []byte) (int, bool) {
-	if len(b) < 12 || b[0]>>6 != 2 {
+	if len(b) < fixedHeader || b[0]>>6 != 2 {
 		return 0, false
 	}
-	n := 12 + 4*int(b[0]&0x0f)
+	n := fixedHeader + 4*int(b[0]&0x0f)
 	if b[0]&0x10 != 0 {
 		if len(b) < n+4 {
 			return 0, false

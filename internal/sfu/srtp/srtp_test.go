@@ -70,6 +70,9 @@ func TestWhatPionSealsIsOpened(t *testing.T) {
 	for _, profile := range []Profile{AES128GCM, AES256GCM} {
 		rapid.Check(t, func(t *rapid.T) {
 			_, open, other := pair(t, profile)
+			if rapid.Bool().Draw(t, "cryptex") {
+				require.NoError(t, other.UpdateOptions(pion.Cryptex(pion.CryptexModeEnabled)))
+			}
 			var of Source
 			seq, held := rapid.Uint16Range(0, 65_535).Draw(t, "first"), [][2][]byte{}
 			take := func(sealed, plain []byte) {
@@ -87,8 +90,11 @@ func TestWhatPionSealsIsOpened(t *testing.T) {
 			}
 			for n := range rapid.IntRange(1, 100).Draw(t, "packets") {
 				p := rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: seq, SSRC: 1, PayloadType: 96}, Payload: rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "payload")}
-				if rapid.Bool().Draw(t, "extended") {
+				switch rapid.IntRange(0, 2).Draw(t, "extended") {
+				case 1:
 					require.NoError(t, p.SetExtension(3, []byte{1, 2}))
+				case 2:
+					require.NoError(t, p.SetExtension(30, []byte{1, 2}))
 				}
 				plain, err := p.Marshal()
 				require.NoError(t, err)
