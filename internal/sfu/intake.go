@@ -2,6 +2,7 @@ package sfu
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"sync/atomic"
 	"time"
@@ -89,18 +90,22 @@ func (s *upStream) attach(f *feed) { s.feed.Store(f) }
 // detach ends that.
 func (s *upStream) detach(f *feed) { s.feed.CompareAndSwap(f, nil) }
 
-// media takes an RTP packet that came to the socket from a peer, and reports whether pion need not see it.
+// media takes an RTP packet that came to the socket from a peer, and reports whether pion need not see it. Of a stream that pion has not met yet only the arrival is noted:
+// by its first packets a browser finds out what its way up carries, and pion may have them late.
 func (t *taps) media(open *srtp.Opener, plain, b []byte, at time.Time) bool {
-	s := t.stream(sourceOf(b))
+	s, met := t.stream(sourceOf(b)), true
 	if s == nil {
-		return false
+		s, met = &upStream{}, false
 	}
 	out, err := open.Open(plain, b, &s.opened)
-	if err != nil {
+	switch {
+	case errors.Is(err, srtp.ErrReplayed): // pion has not seen all that came, and would take it
+		return true
+	case err != nil:
 		return false // pion refuses it as well, or knows better
 	}
 	t.arrivals.note(out, at)
-	return s.take(out, at)
+	return met && s.take(out, at)
 }
 
 // stream gives what is known of an SSRC; nil: pion has not met it.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"orama.network/orama/internal/sfu/srtp"
 	"orama.network/orama/internal/signal"
 )
 
@@ -105,4 +106,39 @@ func TestVisitorsLeaveNothingBehind(t *testing.T) {
 	}
 	sources, sections, streams := holds()
 	require.Equal(t, few, [3]int{sources, sections, streams})
+}
+
+// Packets of a stream that pion has not met are noted when they came, and left to it; none is taken twice by either.
+func TestTheFirstPacketsAreNoted(t *testing.T) {
+	key, salt := make([]byte, 16), make([]byte, 12)
+	seal, err := srtp.NewSealer(srtp.AES128GCM, key, salt)
+	require.NoError(t, err)
+	open, err := srtp.NewOpener(srtp.AES128GCM, key, salt)
+	require.NoError(t, err)
+	taps := &taps{}
+	taps.arrivals.id.Store(3)
+	defer taps.arrivals.close()
+	var of srtp.Stream
+	for n := range 3 {
+		b, err := seal.Seal(make([]byte, 0, maxPacket), numberedUp(uint16(n), uint16(n)), &of)
+		require.NoError(t, err)
+		require.False(t, taps.media(open, make([]byte, 0, maxPacket), b, time.Now()))
+		b[len(b)-1]++
+		require.False(t, taps.media(open, make([]byte, 0, maxPacket), b, time.Now()))
+	}
+	func() {
+		taps.arrivals.mu.Lock()
+		defer taps.arrivals.mu.Unlock()
+		require.Equal(t, 3, taps.arrivals.recorder.PacketsHeld())
+	}()
+
+	s, f := taps.meet(7), newFeed(time.Now())
+	f.learn(96)
+	s.attach(f)
+	b, err := seal.Seal(make([]byte, 0, maxPacket), numberedUp(10, 10), &of)
+	require.NoError(t, err)
+	require.False(t, taps.media(open, make([]byte, 0, maxPacket), b, time.Now()), "it takes both ways")
+	require.Equal(t, 1, f.Count())
+	require.True(t, taps.media(open, make([]byte, 0, maxPacket), b, time.Now()), "it came before, and pion is not asked")
+	require.Equal(t, 1, f.Count())
 }

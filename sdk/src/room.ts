@@ -145,6 +145,7 @@ export class Room extends Emitter<RoomEvents> {
   private heldIds: string[] = [];
   private videos: number | null = null;
   private shownAs: { name?: string; metadata?: unknown } = {};
+  private untold = new Set<string>(); // tracks whose wishes were said while the socket was lost; '': what goes for all
   private credentials: { value: Credentials; expires: number } | null = null;
   private link: PeerLink | null = null;
   private flow: Flow = 'unknown';
@@ -245,30 +246,30 @@ export class Room extends Emitter<RoomEvents> {
   /** Asks for a track: needed with autoSubscribe false, or after unsubscribe. */
   subscribe(trackId: string): void {
     this.chosen.set(trackId, true);
-    this.sessionOf(trackId).send({ type: 'subscribe', track_id: trackId });
+    this.wish(trackId, { type: 'subscribe', track_id: trackId });
   }
 
   unsubscribe(trackId: string): void {
     this.chosen.set(trackId, false);
-    this.sessionOf(trackId).send({ type: 'unsubscribe', track_id: trackId });
+    this.wish(trackId, { type: 'unsubscribe', track_id: trackId });
   }
 
   /** Says how a track is wanted. A paused one uses no bandwidth. */
   prefer(trackId: string, wish: Omit<Prefer, 'type' | 'track_id'>): void {
     this.wishes.set(trackId, wish);
-    this.sessionOf(trackId).send({ type: 'prefer', track_id: trackId, ...wish });
+    this.wish(trackId, { type: 'prefer', track_id: trackId, ...wish });
   }
 
   /** How many videos to receive at most, those that matter most; null: all. See 'track-held'. */
   lastN(videos: number | null): void {
     this.videos = videos;
-    this.sendAll({ type: 'last-n', videos });
+    if (!this.sendAll({ type: 'last-n', videos })) this.untold.add('');
   }
 
   /** Changes our own name and metadata; what is left out stays, metadata null ends it. */
   update(shown: { name?: string; metadata?: unknown }): void {
     Object.assign(this.shownAs, shown);
-    this.sendAll({ type: 'set-peer', ...shown });
+    if (!this.sendAll({ type: 'set-peer', ...shown })) this.untold.add('');
   }
 
   // --- for admins; what we may not do is told by 'error'
@@ -330,8 +331,10 @@ export class Room extends Emitter<RoomEvents> {
     const same = m.resumed && this.link !== null;
     if (!same) this.reset();
     this.syncPeers(m.peers ?? []);
-    if (same) this.link!.resume();
-    else this.repeat(this.session);
+    if (same) {
+      this.link!.resume();
+      this.tellLate();
+    } else this.repeat(this.session);
     if (same && this.flow === 'stalled') this.recover();
     this.refresh();
   }
@@ -348,6 +351,7 @@ export class Room extends Emitter<RoomEvents> {
     this.heldIds = [];
     this.wishes.clear();
     this.chosen.clear();
+    this.untold.clear();
     this.lostPeers.clear();
     for (const id of [...this.members.keys()]) this.removePeer(id, 'moved');
     for (const p of this.ours) p.id = null;
@@ -730,9 +734,24 @@ export class Room extends Emitter<RoomEvents> {
     return [this.link, this.move?.link].filter((l) => l !== null && l !== undefined);
   }
 
-  private sendAll(m: ClientMessage): void {
-    this.session.send(m);
+  private sendAll(m: ClientMessage): boolean {
     this.move?.session.send(m);
+    return this.session.send(m);
+  }
+
+  private wish(trackId: string, m: ClientMessage): void {
+    if (!this.sessionOf(trackId).send(m)) this.untold.add(trackId);
+  }
+
+  // Says what was wished while the socket was lost, as it was said last.
+  private tellLate(): void {
+    if (this.untold.delete('')) this.repeat(this.session);
+    for (const id of this.untold) {
+      const [chosen, wish, session] = [this.chosen.get(id), this.wishes.get(id), this.sessionOf(id)];
+      if (chosen !== undefined) session.send({ type: chosen ? 'subscribe' : 'unsubscribe', track_id: id });
+      if (wish) session.send({ type: 'prefer', track_id: id, ...wish });
+    }
+    this.untold.clear();
   }
 
   // Where a peer or a track is that the application knows by this id.

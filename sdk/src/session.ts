@@ -78,8 +78,11 @@ export class Session {
     return this.connect(this.options.firstRetry);
   }
 
-  send(m: ClientMessage): void {
-    if (this.joinedNow) this.socket?.send(m);
+  /** Sends, if the room would hear it now. */
+  send(m: ClientMessage): boolean {
+    if (!this.joinedNow || !this.socket) return false;
+    this.socket.send(m);
+    return true;
   }
 
   /** Another session of the same room, with what is known of gateways and tokens; url is the gateway to begin with. */

@@ -221,6 +221,32 @@ test('an offer that the lost socket swallowed is sent again', async (t) => {
   room.leave();
 });
 
+test('what was wished while the socket was lost is said when it is resumed, as it was said last', async (t) => {
+  setUp(t);
+  const ada = { ...peer('ada'), tracks: [{ track_id: 'v', kind: 'video', source: 'camera', name: '', muted: false, layers: [] }] } as unknown as Peer;
+  const { room } = await enter({ peers: [ada] });
+  room.prefer('v', { max_width: 1280 });
+  FakeSocket.last.drop(1006);
+  room.prefer('v', { max_width: 640 });
+  room.prefer('v', { max_width: 320 });
+  room.unsubscribe('v');
+  room.lastN(4);
+  room.update({ name: 'Bob' });
+  await advance(10, 5);
+  FakeSocket.last.say(joined([ada], { resumed: true }));
+  await settle();
+  const said = FakeSocket.last.sent.filter((m) => ['prefer', 'subscribe', 'unsubscribe', 'last-n', 'set-peer'].includes(m.type));
+  assert.deepEqual(said, [
+    { type: 'last-n', videos: 4 }, { type: 'set-peer', name: 'Bob' }, { type: 'unsubscribe', track_id: 'v' }, { type: 'prefer', track_id: 'v', max_width: 320 },
+  ]);
+  FakeSocket.last.drop(1006);
+  await advance(10, 5);
+  FakeSocket.last.say(joined([ada], { resumed: true }));
+  await settle();
+  assert.equal(FakeSocket.last.find('prefer'), undefined, 'once');
+  room.leave();
+});
+
 test('not resumed: a new connection, everything published again, and connected only with packets', async (t) => {
   setUp(t);
   const { room, states, camera } = await enter({ peers: [peer('ada', track('t1'))] });

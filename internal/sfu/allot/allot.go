@@ -52,19 +52,31 @@ const (
 	quietMost = 16 * time.Second
 	// calm is after what time without a step down a track is trusted again.
 	calm = 30 * time.Second
+	// A step up that is taken back within failsWithin did not fit, whatever the estimate said, unless the path has become another, or the layer is not sent any more. It is not
+	// tried again for failedFor, unless the estimate is failedRoom of what all needed then, in percent: for who watches, each try is a picture that stands still until a
+	// keyframe has come.
+	failsWithin = 5 * time.Second
+	failedFor   = time.Minute
+	failedRoom  = 115
 )
 
 // memory is what is kept of a track from one decision to the next.
 type memory struct {
-	held  Layer // Spatial None: paused
-	until time.Time
-	wait  time.Duration
-	down  time.Time // the last step down
+	held   Layer // Spatial None: paused
+	until  time.Time
+	wait   time.Duration
+	down   time.Time // the last step down
+	up     time.Time // the last step up; zero: it was taken back
+	need   int       // what all needed with it, bits a second
+	failed Layer     // what a step up that failed was to
+	bar    int       // and what the estimate has to be for another try, until barred
+	barred time.Time
 }
 
 // Allocator decides for one subscriber. Its methods want one caller at a time.
 type Allocator struct {
 	tracks map[string]*memory
+	bps    int // of the decision that is made
 }
 
 // New makes an allocator.
@@ -72,8 +84,9 @@ func New() *Allocator { return &Allocator{tracks: map[string]*memory{}} }
 
 // Decide gives a choice for each track, in their order, whose bitrates together are at most bps, audio aside. Every track gets its
 // least layer before any gets more, the most important first; what does not fit is paused, the least important first. A
-// layer above the one that is sent needs headroom and some quiet since the last step down; a step down is made at once.
+// layer above the one that is sent needs headroom, some quiet since the last step down, and a better estimate than one by which it failed; a step down is made at once.
 func (a *Allocator) Decide(now time.Time, bps int, tracks []Track) []Choice {
+	a.bps = bps
 	order := make([]int, len(tracks))
 	for i := range order {
 		order[i] = i
@@ -98,7 +111,7 @@ func (a *Allocator) Decide(now time.Time, bps int, tracks []Track) []Choice {
 		left = a.raise(now, tracks, choices, order[first:last], left)
 		first = last
 	}
-	a.remember(now, tracks, choices)
+	a.remember(now, bps-left, tracks, choices)
 	return choices
 }
 
@@ -155,7 +168,7 @@ func (a *Allocator) raise(now time.Time, tracks []Track, choices []Choice, peers
 func (a *Allocator) affords(now time.Time, t *Track, n, more, left int) bool {
 	m := a.tracks[t.ID]
 	if above(t.Layers[n], m.held) {
-		if now.Before(m.until) {
+		if now.Before(m.until) || now.Before(m.barred) && a.bps < m.bar && !above(m.failed, t.Layers[n]) {
 			return false
 		}
 		more += max(t.Layers[n].Bitrate, 0) * headroom / 100
@@ -168,15 +181,25 @@ func above(a, b Layer) bool {
 	return a.Spatial > b.Spatial || a.Spatial == b.Spatial && a.Temporal > b.Temporal
 }
 
-// remember keeps what was chosen, and forgets tracks that are no more.
-func (a *Allocator) remember(now time.Time, tracks []Track, choices []Choice) {
+// remember keeps what was chosen, which needs so many bits a second in all, and forgets tracks that are no more.
+func (a *Allocator) remember(now time.Time, need int, tracks []Track, choices []Choice) {
 	for i, c := range choices {
 		t, m := &tracks[i], a.tracks[c.ID]
 		chosen := Layer{Spatial: None}
 		if c.Layer != None {
 			chosen = t.Layers[c.Layer]
 		}
+		if m.held.Spatial != None && above(chosen, m.held) {
+			m.up, m.need = now, need
+		}
 		if above(m.held, chosen) {
+			switch best := len(t.Layers) - 1; {
+			case now.Sub(m.up) < failsWithin && a.bps > m.need/2 && best >= 0 && !above(m.held, t.Layers[best]):
+				m.failed, m.bar, m.barred = m.held, m.need*failedRoom/100, now.Add(failedFor)
+			case !above(m.failed, m.held):
+				m.barred = time.Time{} // it had fitted for long
+			}
+			m.up = time.Time{}
 			if now.Sub(m.down) > calm {
 				m.wait = quiet
 			}

@@ -105,6 +105,46 @@ func drawTracks(t *rapid.T) []Track {
 	return tracks
 }
 
+// A step up that had to be taken back is not tried again with the same estimate, but with a better one at once.
+func TestAStepUpThatFailed(t *testing.T) {
+	a, now := New(), start
+	tracks := []Track{{ID: "v", Kind: Camera, Layers: threeUp}}
+	after := func(d time.Duration, bps int) int {
+		now = now.Add(d)
+		return a.Decide(now, bps, tracks)[0].Layer
+	}
+	require.Equal(t, 0, after(0, 550_000))
+	require.Equal(t, 1, after(time.Second, 565_000))
+	require.Equal(t, 0, after(3*time.Second, 400_000), "it did not fit")
+	for range 50 {
+		require.Equal(t, 0, after(time.Second, 570_000))
+	}
+	require.Equal(t, 1, after(time.Second, 576_000), "the path is better")
+	require.Equal(t, 0, after(time.Second, 400_000))
+	require.Equal(t, 0, after(50*time.Second, 570_000))
+	require.Equal(t, 1, after(11*time.Second, 570_000), "that was long ago")
+
+	require.Equal(t, 2, after(20*time.Second, 8_000_000))
+	require.Equal(t, 1, after(3*time.Second, 600_000), "the path has changed")
+	require.Equal(t, 2, after(quietMost, 1_700_000), "so that nothing failed")
+	require.Equal(t, 1, after(3*time.Second, 1_400_000))
+	require.Equal(t, 1, after(20*time.Second, 1_720_000), "this did: 1,725,000 are wanted now")
+	require.Equal(t, 2, after(20*time.Second, 1_730_000))
+	require.Equal(t, 1, after(20*time.Second, 1_400_000), "it had fitted for long")
+	require.Equal(t, 2, after(quietMost, 1_700_000))
+
+	require.Equal(t, 2, after(calm, 1_700_000))
+	require.Equal(t, 1, after(time.Second, 1_000_000))
+	tracks[0].Layers = threeUp[:2]
+	require.Equal(t, 1, after(calm, 1_700_000))
+	tracks[0].Layers = threeUp
+	require.Equal(t, 2, after(time.Second, 1_700_000))
+	tracks[0].Layers = threeUp[:2]
+	require.Equal(t, 1, after(time.Second, 1_700_000), "the publisher has switched it off")
+	tracks[0].Layers = threeUp
+	require.Equal(t, 2, after(quietMost, 1_700_000))
+}
+
 func TestWithinTheEstimateAndStable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tracks, a, now := drawTracks(t), New(), start
