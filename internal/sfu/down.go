@@ -86,12 +86,13 @@ func (d *down) assign(u *up) {
 	d.lim = limits{spatial: -1, temporal: -1}
 }
 
-// release ends what d sends, and gives what it was.
+// release ends what d sends, and gives what it was. Nothing of it is kept: a section may be free for long, and through what it was sent it would hold
+// a publisher that has left, and that one what it was sent itself.
 func (d *down) release() *up {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	u := d.up
-	d.up = nil
+	d.up, d.from, d.asked, d.sent = nil, nil, nil, sentPackets{}
 	return u
 }
 

@@ -16,6 +16,8 @@ const (
 	ownSSRC = 1
 	// blocksPerReport is how many report blocks fit one packet: five bits count them (RFC 3550 section 6.4.2).
 	blocksPerReport = 31
+	// heldMost is how many packets one message tells of: with all their times apart it is a datagram.
+	heldMost = 400
 )
 
 // arrivals tells a peer when its packets came, all streams together (draft-holmer-rmcat-transport-wide-cc-extensions-01): by that a browser estimates its way up. A timer
@@ -51,6 +53,9 @@ func (a *arrivals) note(packet []byte, at time.Time) {
 		a.recorder, a.epoch = twcc.NewRecorder(ownSSRC), at.Add(-time.Second)
 	}
 	a.recorder.Record(sourceOf(packet), number, max(at.Sub(a.epoch), 0).Microseconds())
+	if a.running && a.recorder.PacketsHeld() >= heldMost {
+		a.timer.Reset(0)
+	}
 	if a.running || a.recorder.PacketsHeld() == 0 {
 		return
 	}
@@ -70,8 +75,8 @@ func (a *arrivals) tell() {
 		packets = a.recorder.BuildFeedbackPacket()
 	}
 	a.mu.Unlock()
-	if len(packets) > 0 {
-		a.send(packets)
+	for _, m := range packets { // each may fill a datagram
+		a.send([]rtcp.Packet{m})
 	}
 }
 

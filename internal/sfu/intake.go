@@ -54,30 +54,77 @@ type upStream struct {
 	opened   srtp.Source
 	passed   time.Time // when one last took the long way alone
 	direct   bool      // they take the short one
+	since    time.Time // when the first came since they do not, of those that might; zero: none did
 	mirrored time.Time // when one last took both
 
-	feed   atomic.Pointer[feed] // nil: they all take the long way
-	mirror atomic.Uint32        // 1<<16 | number of the last that took both; 0: none did
+	feed    atomic.Pointer[feed]    // nil: they all take the long way
+	repairs atomic.Pointer[repairs] // not nil: they are retransmissions, for another stream's feed
+	again   []byte                  // memory for one packet
+	mirror  atomic.Uint32           // 1<<16 | number of the last that took both; 0: none did
+}
+
+// repairs says what the packets of a stream of retransmissions are of (RFC 4588).
+type repairs struct {
+	feed *feed
+	of   map[uint8]uint8 // by their payload type that of what is repeated
 }
 
 // take puts a packet, opened, into the feed, and reports whether that was all: otherwise it takes the long way.
 func (s *upStream) take(b []byte, at time.Time) bool {
+	if r := s.repairs.Load(); r != nil {
+		return s.repair(r, b, at)
+	}
 	f := s.feed.Load()
-	switch {
-	case f == nil || !f.knows(b[1]&0x7f):
-		s.direct, s.passed = false, at
+	if f == nil || !f.knows(b[1]&0x7f) {
+		s.direct, s.passed, s.since = false, at, time.Time{}
 		return false
-	case !s.direct && at.Sub(s.passed) < lull && at.Sub(f.born) < changeAfter:
-		s.passed = at
+	}
+	if !s.direct {
+		if s.since.IsZero() {
+			s.since = at
+		}
+		if at.Sub(s.passed) < lull && at.Sub(s.since) < changeAfter {
+			s.passed = at
+			return false
+		}
+		s.direct = true
+	}
+	f.Write(b, nil) //nolint:errcheck // full: it is lost; closed: nobody wants it
+	return !s.both(b, at)
+}
+
+// both reports whether a packet takes the long way as well.
+func (s *upStream) both(b []byte, at time.Time) bool {
+	if at.Sub(s.mirrored) < mirrorEvery {
+		return false
+	}
+	s.mirrored = at
+	s.mirror.Store(1<<16 | uint32(binary.BigEndian.Uint16(b[2:])))
+	return true
+}
+
+// repair puts what is sent again into the feed, under its own number (RFC 4588 section 4); its SSRC stays that of the retransmissions, so that it is known for one. Padding, by which
+// browsers try their way up, is nothing to repeat.
+func (s *upStream) repair(r *repairs, b []byte, at time.Time) bool {
+	head, end := headerEnd(b), len(b)
+	if b[0]&0x20 != 0 {
+		end -= int(b[end-1])
+	}
+	pt, ok := r.of[b[1]&0x7f]
+	if !ok || head == 0 {
 		return false
 	}
 	s.direct = true
-	both := at.Sub(s.mirrored) >= mirrorEvery
-	if both {
-		s.mirrored = at
-		s.mirror.Store(1<<16 | uint32(binary.BigEndian.Uint16(b[2:])))
+	both := s.both(b, at)
+	if end-head >= rtxHeader {
+		again := s.again[:0]
+		again = append(append(again, b[:head]...), b[head+rtxHeader:end]...)
+		again[0] &^= 0x20
+		again[1] = again[1]&0x80 | pt
+		copy(again[2:4], b[head:])
+		s.again = again
+		r.feed.Write(again, nil) //nolint:errcheck // as in take
 	}
-	f.Write(b, nil) //nolint:errcheck // full: it is lost; closed: nobody wants it
 	return !both
 }
 
@@ -87,8 +134,13 @@ func (s *upStream) had(seq uint16) bool { return s.mirror.Load() == 1<<16|uint32
 // attach has packets go to f.
 func (s *upStream) attach(f *feed) { s.feed.Store(f) }
 
-// detach ends that.
-func (s *upStream) detach(f *feed) { s.feed.CompareAndSwap(f, nil) }
+// detach ends that, and that retransmissions do.
+func (s *upStream) detach(f *feed) {
+	s.feed.CompareAndSwap(f, nil)
+	if r := s.repairs.Load(); r != nil && r.feed == f {
+		s.repairs.CompareAndSwap(r, nil)
+	}
+}
 
 // media takes an RTP packet that came to the socket from a peer, and reports whether pion need not see it. Of a stream that pion has not met yet only the arrival is noted:
 // by its first packets a browser finds out what its way up carries, and pion may have them late.
@@ -99,10 +151,11 @@ func (t *taps) media(open *srtp.Opener, plain, b []byte, at time.Time) bool {
 	}
 	out, err := open.Open(plain, b, &s.opened)
 	switch {
-	case errors.Is(err, srtp.ErrReplayed): // pion has not seen all that came, and would take it
+	case errors.Is(err, srtp.ErrReplayed) && s.direct: // pion has not seen all that came, and would take it
 		return true
-	case err != nil:
-		return false // pion refuses it as well, or knows better
+	case err != nil: // pion refuses it as well, or knows better
+		s.direct, s.passed = false, at
+		return false
 	}
 	t.arrivals.note(out, at)
 	return met && s.take(out, at)
@@ -115,19 +168,18 @@ func (t *taps) stream(ssrc uint32) *upStream {
 	return t.streams[ssrc]
 }
 
-// meet makes one, or gives that which was there before pion's stream ended and began anew.
-func (t *taps) meet(ssrc uint32) *upStream {
+// meet makes one, unless there was one before pion's stream ended and began anew, and gives how many there are. They are kept as long as the peer is there, as the counter
+// of their rollovers is.
+func (t *taps) meet(ssrc uint32) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := t.streams[ssrc]
-	if s == nil {
-		if t.streams == nil {
-			t.streams = map[uint32]*upStream{}
-		}
-		s = &upStream{}
-		t.streams[ssrc] = s
+	if t.streams == nil {
+		t.streams = map[uint32]*upStream{}
 	}
-	return s
+	if t.streams[ssrc] == nil {
+		t.streams[ssrc] = &upStream{}
+	}
+	return len(t.streams)
 }
 
 // inflow is the long way's last part but one: what pion has opened.
@@ -142,6 +194,18 @@ func (f *inflow) Write(b []byte) (int, error) {
 }
 
 var _ io.ReadWriteCloser = (*inflow)(nil)
+
+// headerEnd is where the payload of an RTP packet begins (RFC 3550 section 5.3.1); 0: it has none.
+func headerEnd(b []byte) int {
+	n := rtpHeader + 4*int(b[0]&0x0f)
+	if b[0]&0x10 != 0 && len(b) >= n+4 {
+		n += 4 + 4*int(binary.BigEndian.Uint16(b[n+2:]))
+	}
+	if n > len(b) {
+		return 0
+	}
+	return n
+}
 
 // sourceOf is the SSRC of an RTP packet.
 func sourceOf(b []byte) uint32 { return binary.BigEndian.Uint32(b[8:]) }

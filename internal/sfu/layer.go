@@ -58,8 +58,11 @@ type layer struct {
 	reports *reports
 	history history
 
-	source *upStream // where its packets come from
-	feed   *feed     // by the short way
+	source   *upStream // where its packets come from
+	feed     *feed     // by the short way
+	streamOf func(ssrc uint32) *upStream
+	repeats  map[uint8]uint8 // by the payload type of retransmissions that of what is repeated
+	repaired *upStream       // of retransmissions; nil: pion has them
 
 	taking    sync.Mutex
 	red       [2]uint64 // the payload types that are RED, by bit

@@ -317,6 +317,7 @@ func (p *peer) cleanUp() {
 			w.up.detach(w.down)
 		}
 	}
+	defer p.letGo()
 	if p.pc == nil {
 		return
 	}
@@ -328,6 +329,14 @@ func (p *peer) cleanUp() {
 	}
 	p.wake("")
 	p.readers.Wait()
+}
+
+// letGo gives up what others have published: whoever still knows this peer, such as a timer, is not to hold them as well.
+func (p *peer) letGo() {
+	for _, d := range p.downs {
+		d.release()
+	}
+	p.downs, p.wants, p.tracks, p.copies = nil, nil, nil, nil
 }
 
 // look is what a peer does every second.

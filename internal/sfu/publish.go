@@ -128,10 +128,12 @@ func (p *peer) publish(t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *report
 // addLayer starts the reader of an encoding.
 func (p *peer) addLayer(u *up, t *webrtc.TrackRemote, r *webrtc.RTPReceiver, rep *reports) bool {
 	order := slices.IndexFunc(r.Tracks(), func(other *webrtc.TrackRemote) bool { return other.RID() == t.RID() })
-	l := u.add(t, order, rep, p.taps.meet(uint32(t.SSRC())))
+	p.taps.meet(uint32(t.SSRC())) // pion has, before it made the track
+	l := u.add(t, order, rep, p.taps.stream(uint32(t.SSRC())))
 	if l == nil {
 		return false
 	}
+	l.streamOf, l.repeats = p.taps.stream, repeats(r.GetParameters().Codecs)
 	p.reading[t] = u.mid
 	p.readers.Go(func() {
 		why := l.run()

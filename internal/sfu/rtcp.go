@@ -54,7 +54,9 @@ func (t *taps) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteC
 	b := packetio.NewBuffer()
 	if kind == packetio.RTPBufferPacket {
 		b.SetLimitSize(feedSize)
-		t.meet(ssrc)
+		if t.meet(ssrc) > maxSources {
+			t.flood()
+		}
 		return &inflow{&stored{Buffer: b, of: t}}
 	}
 	b.SetLimitSize(maxReportsKept)

@@ -135,11 +135,12 @@ func (s *secrets) bind(b *binding) {
 	}
 }
 
-// begin notes that the handshake is over, and that the client is who it should be.
+// begin notes that the handshake is over, and that the client is who it should be. pion's transport is locked meanwhile, and a writer that finds pion to be needed wants that
+// lock while it has ours: so it must not find the handshake over before we have ours.
 func (e *egress) begin() {
-	e.secure.up.Store(true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.secure.up.Store(true)
 	e.secure.ready()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,7 +85,7 @@ func (l *layer) run() endOfUp {
 			n, _, err := l.feed.Read(buf, nil)
 			switch {
 			case err == nil:
-				l.take(&p, buf[:n], false)
+				l.take(&p, buf[:n], sourceOf(buf) != l.ssrc)
 			case !errors.Is(err, io.ErrShortBuffer):
 				return
 			}
@@ -92,6 +93,9 @@ func (l *layer) run() endOfUp {
 	})
 	why := l.runLong()
 	l.source.detach(l.feed)
+	if l.repaired != nil {
+		l.repaired.detach(l.feed)
+	}
 	l.feed.Close() //nolint:errcheck // never fails
 	short.Wait()
 	return why
@@ -110,9 +114,10 @@ func (l *layer) runLong() endOfUp {
 		case n < rtpHeader:
 			continue
 		}
+		l.repair()
 		resent := attributes.Get(webrtc.AttributeRtxPayloadType) != nil
-		if !resent && l.source.had(binary.BigEndian.Uint16(buf[2:])) {
-			continue
+		if resent && l.repaired != nil || !resent && l.source.had(binary.BigEndian.Uint16(buf[2:])) {
+			continue // it came by the short way
 		}
 		if pt := buf[1] & 0x7f; !l.feed.knows(pt) {
 			codec := l.track.Codec()
@@ -128,6 +133,32 @@ func (l *layer) runLong() endOfUp {
 		}
 		l.take(&p, buf[:n], resent)
 	}
+}
+
+// repair has retransmissions come by the short way as well, as soon as pion knows which stream has them: pion hands them out with the next packet that takes the long way, which
+// may be a second later.
+func (l *layer) repair() {
+	ssrc := uint32(l.track.RtxSSRC())
+	if l.repaired != nil || ssrc == 0 || len(l.repeats) == 0 {
+		return
+	}
+	if s := l.streamOf(ssrc); s != nil {
+		s.repairs.Store(&repairs{feed: l.feed, of: l.repeats})
+		l.repaired = s
+	}
+}
+
+// repeats reads which payload type of retransmissions is for which codec (RFC 4588 section 8.6).
+func repeats(codecs []webrtc.RTPCodecParameters) map[uint8]uint8 {
+	out := map[uint8]uint8{}
+	for _, c := range codecs {
+		if apt, ok := strings.CutPrefix(c.SDPFmtpLine, "apt="); ok && strings.EqualFold(c.MimeType, webrtc.MimeTypeRTX) {
+			if pt, err := strconv.ParseUint(apt, 10, 7); err == nil {
+				out[uint8(c.PayloadType)] = uint8(pt)
+			}
+		}
+	}
+	return out
 }
 
 // take forwards one packet, b. resent: it came in the stream of retransmissions.

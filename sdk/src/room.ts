@@ -745,11 +745,16 @@ export class Room extends Emitter<RoomEvents> {
 
   // Says what was wished while the socket was lost, as it was said last.
   private tellLate(): void {
-    if (this.untold.delete('')) this.repeat(this.session);
+    if (this.untold.delete('')) {
+      this.session.send({ type: 'last-n', videos: this.videos });
+      if (Object.keys(this.shownAs).length > 0) this.session.send({ type: 'set-peer', ...this.shownAs });
+    }
+    const here = new Set([...this.members.values()].flatMap((peer) => [...peer.tracks.keys()]));
     for (const id of this.untold) {
+      if (!here.has(id)) continue;
       const [chosen, wish, session] = [this.chosen.get(id), this.wishes.get(id), this.sessionOf(id)];
       if (chosen !== undefined) session.send({ type: chosen ? 'subscribe' : 'unsubscribe', track_id: id });
-      if (wish) session.send({ type: 'prefer', track_id: id, ...wish });
+      if (wish && chosen !== false) session.send({ type: 'prefer', track_id: id, ...wish });
     }
     this.untold.clear();
   }

@@ -229,15 +229,16 @@ test('what was wished while the socket was lost is said when it is resumed, as i
   FakeSocket.last.drop(1006);
   room.prefer('v', { max_width: 640 });
   room.prefer('v', { max_width: 320 });
-  room.unsubscribe('v');
+  room.subscribe('v');
   room.lastN(4);
+  room.lastN(null);
   room.update({ name: 'Bob' });
   await advance(10, 5);
   FakeSocket.last.say(joined([ada], { resumed: true }));
   await settle();
   const said = FakeSocket.last.sent.filter((m) => ['prefer', 'subscribe', 'unsubscribe', 'last-n', 'set-peer'].includes(m.type));
   assert.deepEqual(said, [
-    { type: 'last-n', videos: 4 }, { type: 'set-peer', name: 'Bob' }, { type: 'unsubscribe', track_id: 'v' }, { type: 'prefer', track_id: 'v', max_width: 320 },
+    { type: 'last-n', videos: null }, { type: 'set-peer', name: 'Bob' }, { type: 'subscribe', track_id: 'v' }, { type: 'prefer', track_id: 'v', max_width: 320 },
   ]);
   FakeSocket.last.drop(1006);
   await advance(10, 5);

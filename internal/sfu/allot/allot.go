@@ -52,7 +52,7 @@ const (
 	quietMost = 16 * time.Second
 	// calm is after what time without a step down a track is trusted again.
 	calm = 30 * time.Second
-	// A step up that is taken back within failsWithin did not fit, whatever the estimate said, unless the path has become another, or the layer is not sent any more. It is not
+	// A step up that is taken back within failsWithin did not fit, whatever the estimate said, unless the path has become another, the others need more, or the layer is not sent any more. It is not
 	// tried again for failedFor, unless the estimate is failedRoom of what all needed then, in percent: for who watches, each try is a picture that stands still until a
 	// keyframe has come.
 	failsWithin = 5 * time.Second
@@ -194,7 +194,7 @@ func (a *Allocator) remember(now time.Time, need int, tracks []Track, choices []
 		}
 		if above(m.held, chosen) {
 			switch best := len(t.Layers) - 1; {
-			case now.Sub(m.up) < failsWithin && a.bps > m.need/2 && best >= 0 && !above(m.held, t.Layers[best]):
+			case now.Sub(m.up) < failsWithin && a.bps < m.need && a.bps > m.need/2 && best >= 0 && !above(m.held, t.Layers[best]):
 				m.failed, m.bar, m.barred = m.held, m.need*failedRoom/100, now.Add(failedFor)
 			case !above(m.failed, m.held):
 				m.barred = time.Time{} // it had fitted for long
@@ -209,6 +209,9 @@ func (a *Allocator) remember(now time.Time, need int, tracks []Track, choices []
 		m.held = chosen
 	}
 	if len(a.tracks) > len(tracks) {
+		for _, m := range a.tracks {
+			m.barred = time.Time{} // the others need less now
+		}
 		for id := range a.tracks {
 			if !slices.ContainsFunc(tracks, func(t Track) bool { return t.ID == id }) {
 				delete(a.tracks, id)
