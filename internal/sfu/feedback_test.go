@@ -107,6 +107,10 @@ func TestWhatIsLostIsAskedFor(t *testing.T) {
 		require.EqualValues(t, 0x5678_9abc, b.LastSenderReport)
 		require.EqualValues(t, 65536, b.Delay)
 
+		before := l.bits
+		take(13, true)
+		require.Equal(t, before, l.bits, "what was sent again and had come is no more of the picture")
+
 		take(20, false)
 		l.end()
 		pass(time.Second)

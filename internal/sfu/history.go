@@ -60,6 +60,17 @@ func (h *history) put(raw []byte, p *packet) {
 	k.info.Deps = nil // it holds until the next packet is read
 }
 
+// has reports whether a packet of a number was put lately.
+func (h *history) has(seq uint16, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.slots == nil {
+		return false
+	}
+	k := h.at(seq)
+	return k != nil && k.seq == seq && now.Sub(k.at) < 2*historyFor
+}
+
 func (h *history) at(seq uint16) *pastPacket { return h.slots[int(seq)&(len(h.slots)-1)] }
 
 // get makes p the packet of a number, in buf's memory.

@@ -111,7 +111,7 @@ func (s *upStream) repair(r *repairs, b []byte, at time.Time) bool {
 		end -= int(b[end-1])
 	}
 	pt, ok := r.of[b[1]&0x7f]
-	if !ok || head == 0 {
+	if !ok || head == 0 || !r.feed.knows(pt) {
 		return false
 	}
 	s.direct = true
@@ -154,7 +154,7 @@ func (t *taps) media(open *srtp.Opener, plain, b []byte, at time.Time) bool {
 	case errors.Is(err, srtp.ErrReplayed) && s.direct: // pion has not seen all that came, and would take it
 		return true
 	case err != nil: // pion refuses it as well, or knows better
-		s.direct, s.passed = false, at
+		s.direct, s.passed, s.since = false, at, time.Time{}
 		return false
 	}
 	t.arrivals.note(out, at)

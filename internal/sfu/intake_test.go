@@ -161,6 +161,7 @@ func TestTheFirstPacketsAreNoted(t *testing.T) {
 // What is sent again comes by the short way under its own number, without the padding that the stream of retransmissions has too; and pion sees one a second of it.
 func TestRepairs(t *testing.T) {
 	f := newFeed(start)
+	f.learn(96)
 	s := &upStream{}
 	s.repairs.Store(&repairs{feed: f, of: map[uint8]uint8{97: 96}})
 	again := func(payload ...byte) []byte { return append(numberedUp(500, 1)[:rtpHeader+8], payload...) }

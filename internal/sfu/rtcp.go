@@ -28,6 +28,8 @@ const (
 const (
 	// maxSources bounds how many sources a peer may speak of at a time: pion keeps a stream for each that it has not asked for, for ever.
 	maxSources = 2048
+	// maxStreams bounds how many a peer may ever have sent media from: the counter of their rollovers is kept.
+	maxStreams = 1 << 14
 	// maxReportsKept bounds what waits of a publisher's reports until pion's reader takes it, in bytes.
 	maxReportsKept = 8 << 10
 	// maxStatuses bounds the packets that one feedback message speaks of: several seconds of any call.
@@ -54,7 +56,7 @@ func (t *taps) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteC
 	b := packetio.NewBuffer()
 	if kind == packetio.RTPBufferPacket {
 		b.SetLimitSize(feedSize)
-		if t.meet(ssrc) > maxSources {
+		if t.meet(ssrc) > maxStreams {
 			t.flood()
 		}
 		return &inflow{&stored{Buffer: b, of: t}}

@@ -115,8 +115,8 @@ func (l *layer) runLong() endOfUp {
 			continue
 		}
 		l.repair()
-		resent := attributes.Get(webrtc.AttributeRtxPayloadType) != nil
-		if resent && l.repaired != nil || !resent && l.source.had(binary.BigEndian.Uint16(buf[2:])) {
+		own, resent := attributes.Get(webrtc.AttributeRtxSequenceNumber).(uint16)
+		if resent && l.repaired != nil && l.repaired.had(own) || !resent && l.source.had(binary.BigEndian.Uint16(buf[2:])) {
 			continue // it came by the short way
 		}
 		if pt := buf[1] & 0x7f; !l.feed.knows(pt) {
@@ -173,6 +173,9 @@ func (l *layer) take(p *packet, b []byte, resent bool) {
 	p.red = l.red[p.hdr.PayloadType>>6&1]>>(p.hdr.PayloadType&63)&1 != 0
 	u.note(p.ext[extLevel])
 	l.hears(p, resent)
+	if resent && l.history.has(p.hdr.SequenceNumber, p.at) {
+		return // it was not lost: browsers try their way up with what they have sent already
+	}
 	if u.kind == webrtc.RTPCodecTypeVideo {
 		if !p.look() {
 			return

@@ -751,12 +751,12 @@ export class Room extends Emitter<RoomEvents> {
     }
     const here = new Set([...this.members.values()].flatMap((peer) => [...peer.tracks.keys()]));
     for (const id of this.untold) {
-      if (!here.has(id)) continue;
       const [chosen, wish, session] = [this.chosen.get(id), this.wishes.get(id), this.sessionOf(id)];
-      if (chosen !== undefined) session.send({ type: chosen ? 'subscribe' : 'unsubscribe', track_id: id });
-      if (wish && chosen !== false) session.send({ type: 'prefer', track_id: id, ...wish });
+      let told = true;
+      if (here.has(id) && chosen !== undefined) told = session.send({ type: chosen ? 'subscribe' : 'unsubscribe', track_id: id });
+      if (here.has(id) && wish && chosen !== false) told = session.send({ type: 'prefer', track_id: id, ...wish }) && told;
+      if (told) this.untold.delete(id);
     }
-    this.untold.clear();
   }
 
   // Where a peer or a track is that the application knows by this id.

@@ -76,7 +76,8 @@ type memory struct {
 // Allocator decides for one subscriber. Its methods want one caller at a time.
 type Allocator struct {
 	tracks map[string]*memory
-	bps    int // of the decision that is made
+	bps    int  // of the decision that is made
+	more   bool // and whether there is a track that was not there before
 }
 
 // New makes an allocator.
@@ -86,7 +87,7 @@ func New() *Allocator { return &Allocator{tracks: map[string]*memory{}} }
 // least layer before any gets more, the most important first; what does not fit is paused, the least important first. A
 // layer above the one that is sent needs headroom, some quiet since the last step down, and a better estimate than one by which it failed; a step down is made at once.
 func (a *Allocator) Decide(now time.Time, bps int, tracks []Track) []Choice {
-	a.bps = bps
+	a.bps, a.more = bps, false
 	order := make([]int, len(tracks))
 	for i := range order {
 		order[i] = i
@@ -96,6 +97,7 @@ func (a *Allocator) Decide(now time.Time, bps int, tracks []Track) []Choice {
 	for i := range tracks {
 		choices[i] = Choice{ID: tracks[i].ID, Layer: None}
 		if a.tracks[tracks[i].ID] == nil {
+			a.more = true
 			a.tracks[tracks[i].ID] = &memory{held: Layer{Spatial: None}, wait: quiet}
 		}
 	}
@@ -210,7 +212,9 @@ func (a *Allocator) remember(now time.Time, need int, tracks []Track, choices []
 	}
 	if len(a.tracks) > len(tracks) {
 		for _, m := range a.tracks {
-			m.barred = time.Time{} // the others need less now
+			if m.up = (time.Time{}); !a.more {
+				m.barred = time.Time{} // the others need less now
+			}
 		}
 		for id := range a.tracks {
 			if !slices.ContainsFunc(tracks, func(t Track) bool { return t.ID == id }) {
