@@ -169,8 +169,10 @@ func (s *stage) dispatch(enc int, b []byte, dear bool) {
 	s.waiting = append(s.waiting, underway{due, enc, b})
 }
 
+// arrive has what is due arrive, some of it together (burst).
 func (s *stage) arrive() {
 	slices.SortStableFunc(s.waiting, func(a, b underway) int { return cmp.Compare(a.due, b.due) })
+	var together []*packet
 	for len(s.waiting) > 0 && s.waiting[0].due <= s.slot {
 		w := s.waiting[0]
 		s.waiting = s.waiting[1:]
@@ -179,9 +181,20 @@ func (s *stage) arrive() {
 			s.t.Fatalf("%x cannot be parsed", w.bytes)
 		}
 		p.at = s.now
+		if p.restructures() || len(together) > 0 && together[0].layer != p.layer || len(together) == burstMost {
+			s.pass(together)
+			together = nil
+		}
 		if !p.look() {
 			s.t.Fatalf("%x cannot be read", w.bytes)
 		}
+		together = append(together, p)
+	}
+	s.pass(together)
+}
+
+func (s *stage) pass(together []*packet) {
+	for _, p := range together {
 		f := s.decoder.film[binary.BigEndian.Uint32(p.payload[len(p.payload)-5:])]
 		from, broken := s.down.from, s.down.broken
 		if ask := s.down.pass(p); ask != nil {

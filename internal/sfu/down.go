@@ -144,17 +144,28 @@ func (d *down) target(spatial, temporal int) {
 	d.lim.spatial, d.lim.temporal = spatial, temporal
 }
 
-// forward sends p on. It is called by the readers of p.up, and drops what is not for now.
-func (d *down) forward(p *packet) {
-	if ask := d.pass(p); ask != nil {
+// forward sends packets on, which are of one encoding. It is called by the readers of their track, and drops what is not for now.
+func (d *down) forward(burst ...*packet) {
+	if ask := d.pass(burst...); ask != nil {
 		ask.askKeyframe()
 	}
 }
 
-// pass does that under the lock, and gives an encoding to ask for a keyframe of.
-func (d *down) pass(p *packet) (ask *layer) {
+// pass does that under the locks, and gives an encoding to ask for a keyframe of: the last that it wants.
+func (d *down) pass(burst ...*packet) (ask *layer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.to.mu.Lock()
+	defer d.to.mu.Unlock()
+	for _, p := range burst {
+		if l := d.passLocked(p); l != nil {
+			ask = l
+		}
+	}
+	return ask
+}
+
+func (d *down) passLocked(p *packet) (ask *layer) {
 	if d.up != p.up || d.bound == nil {
 		return nil
 	}
@@ -250,10 +261,10 @@ func (d *down) switchTo(p *packet) {
 	d.from, d.asked, d.broken = p.layer, nil, false
 }
 
-// send numbers a packet and hands it on. Video for which the path has no room is left out before it has a number, and goes on with a keyframe.
+// send numbers a packet and hands it on; the egress's lock is held. Video for which the path has no room is left out before it has a number, and goes on with a keyframe.
 func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
 	video := d.kind == webrtc.RTPCodecTypeVideo
-	if video && !d.to.takes(p.at) {
+	if video && !d.to.takesLocked(p.at) {
 		d.to.metrics.heldBack.Add(1)
 		d.broken = true
 		return
@@ -269,9 +280,9 @@ func (d *down) send(p *packet, payload []byte, pt uint8, marker bool) {
 	d.packets, d.octets = d.packets+1, d.octets+uint32(len(payload))
 	c := parcel{from: p.layer, as: d.bound, n: n, src: p.hdr.SequenceNumber, pt: pt, marker: marker}
 	if video {
-		d.sent.put(c, p.at)
+		d.sent.put(&c, p.at)
 	}
-	number := d.to.send(c, p, payload, !video)
+	number := d.to.sendLocked(c, p, payload, !video)
 	if video && d.bound.rtxPT == 0 {
 		d.sent.number(n.Seq, number)
 	}

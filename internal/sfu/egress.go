@@ -63,9 +63,13 @@ type egress struct {
 
 	secure secrets
 	deps   [rewrite.MaxDescriptor]byte // of a packet, rewritten
-	buf    [maxPacket]byte             // the packet that is written
-	old    packet                      // one taken from a history
-	oldRaw [maxPacket]byte
+	old    *pastCopy                   // one taken from a history; nil: none was
+}
+
+// pastCopy is memory for a packet that is sent later than it came.
+type pastCopy struct {
+	packet
+	raw [maxPacket]byte
 }
 
 // binding is how a section is negotiated. It does not change; another negotiation makes another.
@@ -125,17 +129,13 @@ func (e *egress) scarceLocked(now time.Time) bool {
 	return e.heard && e.est.Target() < e.wanted && e.est.Limited(now)
 }
 
-// takes reports whether video that comes now is sent within useful time.
-func (e *egress) takes(now time.Time) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// takesLocked reports whether video that comes now is sent within useful time.
+func (e *egress) takesLocked(now time.Time) bool {
 	return e.pace == nil || e.pace.Takes(bwe.Video) || !e.scarceLocked(now)
 }
 
-// send sends a packet, now or as soon as the path carries it. It gives the number that it had for the transport; 0: none yet.
-func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) uint16 {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// sendLocked sends a packet, now or as soon as the path carries it. It gives the number that it had for the transport; 0: none yet.
+func (e *egress) sendLocked(c parcel, p *packet, payload []byte, audio bool) uint16 {
 	if e.closed {
 		return 0
 	}
@@ -157,7 +157,7 @@ func (e *egress) send(c parcel, p *packet, payload []byte, audio bool) uint16 {
 	if probe, ok := e.pace.Pass(class, len(payload)+overhead, !e.scarceLocked(p.at)); ok {
 		return e.writeLocked(c, p, payload, probe)
 	}
-	e.pace.Push(class, c, len(payload)+overhead) // takes was asked
+	e.pace.Push(class, c, len(payload)+overhead) // takesLocked was asked
 	e.tickLocked()
 	return 0
 }
@@ -193,14 +193,18 @@ func (e *egress) pause() time.Duration { return max(time.Duration(e.rtt.Load()),
 
 // fetchLocked sends a packet that its encoding's history still has.
 func (e *egress) fetchLocked(c parcel, probe int) {
-	if !c.from.history.get(c.src, &c.from.up.kinds, &e.old, &e.oldRaw) {
+	if e.old == nil {
+		e.old = &pastCopy{}
+	}
+	p := &e.old.packet
+	if !c.from.history.get(c.src, &c.from.up.kinds, p, &e.old.raw) {
 		return
 	}
 	if c.again {
 		e.metrics.retransmitted.Add(1)
 	}
-	e.old.at = time.Now()
-	e.writeLocked(c, &e.old, e.old.payload, probe)
+	p.at = time.Now()
+	e.writeLocked(c, p, p.payload, probe)
 }
 
 // writeLocked writes one packet as the subscriber is to see it, and gives its number for the transport.
@@ -213,7 +217,7 @@ func (e *egress) writeLocked(c parcel, p *packet, payload []byte, probe int) (nu
 	case b.twccID != 0 && e.est != nil:
 		number = e.nextLocked()
 	}
-	out, second := e.buf[:rtpHeader], c.pt
+	out, second := e.secure.memory()[:rtpHeader], c.pt
 	if c.marker {
 		second |= 0x80
 	}
@@ -224,7 +228,7 @@ func (e *egress) writeLocked(c parcel, p *packet, payload []byte, probe int) (nu
 		header(out, second, c.n.Seq, c.n.TS, b.ssrc)
 	}
 	out = e.extendLocked(out, &c, p, number)
-	if len(out)+len(payload)+rtxHeader > len(e.buf) {
+	if len(out)+len(payload)+rtxHeader > cap(out) {
 		return 0 // larger than it was: nobody's path takes it
 	}
 	size := len(payload) + overhead
@@ -272,7 +276,7 @@ func (e *egress) padLocked(size, probe int, now time.Time) {
 	for left := size; left > 0; left -= paddingMost + overhead {
 		b.rtx.rtxSeq++
 		number := e.nextLocked()
-		out := e.buf[:rtpHeader]
+		out := e.secure.memory()[:rtpHeader]
 		header(out, b.rtxPT, b.rtx.rtxSeq, 0, b.rtxSSRC)
 		out = appendExtensions(out, &extensionIDs{}, &extensionViews{}, b.twccID, number)
 		out[0] |= 0x20

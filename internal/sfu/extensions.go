@@ -213,6 +213,12 @@ func (l *layer) describe(p *packet) {
 	}
 }
 
+// restructures reports whether a packet may bring another template dependency structure (AV1 RTP, appendix A.8.2): the first flag of the fourth byte.
+func (p *packet) restructures() bool {
+	b := p.ext[extDependency]
+	return len(b) > 3 && b[3]&0x80 != 0
+}
+
 // extendLocked appends p's extensions to the header that is sent, in the subscriber's words, and the transport's number; 0: none.
 func (e *egress) extendLocked(out []byte, c *parcel, p *packet, number uint16) []byte {
 	views := p.ext

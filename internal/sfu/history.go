@@ -105,13 +105,19 @@ type parcel struct {
 	number uint16 // and with this number for the transport; 0: not known
 }
 
-// sentPacket is a parcel that was sent, for whoever asks for it again.
+// sentPacket is a parcel that was sent, for whoever asks for it again: there is one for each packet of a second and subscriber, so it is small.
 type sentPacket struct {
-	parcel
-	at    time.Duration // since the section began
-	asked time.Duration // when it was last sent again
-	used  bool
+	from      *layer // nil: none was
+	n         rewrite.Numbers
+	at, asked millis
+	src       uint16
+	transport uint16
+	pt        uint8
+	marker    bool
 }
+
+// millis is a time in milliseconds since something began, for seven weeks; 0: never.
+type millis uint32
 
 // sentPackets keeps what a section has sent for historyFor, by its number there.
 type sentPackets struct {
@@ -119,22 +125,30 @@ type sentPackets struct {
 	began time.Time
 }
 
+func (s *sentPackets) clock(now time.Time) millis {
+	return millis(now.Sub(s.began)/time.Millisecond) + 1 //nolint:gosec // of a time in milliseconds
+}
+
+func (m millis) since(other millis) time.Duration {
+	return time.Duration(int32(m-other)) * time.Millisecond
+} //nolint:gosec // either may be later
+
 // put notes a packet that leaves.
-func (s *sentPackets) put(c parcel, now time.Time) {
+func (s *sentPackets) put(c *parcel, now time.Time) {
 	if s.slots == nil {
 		s.slots, s.began = make([]sentPacket, historyLeast), now
 	}
-	at := now.Sub(s.began)
-	for k := s.slot(c.n.Seq); k.used && k.n.Seq != c.n.Seq && at-k.at < historyFor && len(s.slots) < historyMost/2; k = s.slot(c.n.Seq) {
+	at := s.clock(now)
+	for k := s.slot(c.n.Seq); k.from != nil && k.n.Seq != c.n.Seq && at.since(k.at) < historyFor && len(s.slots) < historyMost/2; k = s.slot(c.n.Seq) {
 		grown := make([]sentPacket, 2*len(s.slots))
 		for _, k := range s.slots {
-			if k.used {
+			if k.from != nil {
 				grown[int(k.n.Seq)&(len(grown)-1)] = k
 			}
 		}
 		s.slots = grown
 	}
-	*s.slot(c.n.Seq) = sentPacket{parcel: c, at: at, used: true}
+	*s.slot(c.n.Seq) = sentPacket{from: c.from, n: c.n, at: at, src: c.src, pt: c.pt, marker: c.marker}
 }
 
 func (s *sentPackets) slot(seq uint16) *sentPacket { return &s.slots[int(seq)&(len(s.slots)-1)] }
@@ -142,21 +156,19 @@ func (s *sentPackets) slot(seq uint16) *sentPacket { return &s.slots[int(seq)&(l
 // number notes what number for the transport a packet left with.
 func (s *sentPackets) number(seq, number uint16) {
 	if k := s.slot(seq); k.n.Seq == seq {
-		k.number = number
+		k.transport = number
 	}
 }
 
-// again gives a packet that is asked for, unless it was sent again within pause: a request that crossed the answer.
-func (s *sentPackets) again(seq uint16, now time.Time, pause time.Duration) (parcel, bool) {
+// again gives a packet that is asked for, as it is to be sent, unless it was sent again within pause: a request that crossed the answer.
+func (s *sentPackets) again(seq uint16, as *binding, now time.Time, pause time.Duration) (parcel, bool) {
 	if s.slots == nil {
 		return parcel{}, false
 	}
-	k, at := s.slot(seq), now.Sub(s.began)
-	if !k.used || k.n.Seq != seq || at-k.at > 2*historyFor || k.asked != 0 && at-k.asked < pause {
+	k, at := s.slot(seq), s.clock(now)
+	if k.from == nil || k.n.Seq != seq || at.since(k.at) > 2*historyFor || k.asked != 0 && at.since(k.asked) < pause {
 		return parcel{}, false
 	}
 	k.asked = at
-	c := k.parcel
-	c.again = true
-	return c, true
+	return parcel{from: k.from, as: as, n: k.n, src: k.src, pt: k.pt, marker: k.marker, again: true, number: k.transport}, true
 }

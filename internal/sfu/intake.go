@@ -106,12 +106,13 @@ func (s *upStream) both(b []byte, at time.Time) bool {
 // repair puts what is sent again into the feed, under its own number (RFC 4588 section 4); its SSRC stays that of the retransmissions, so that it is known for one. Padding, by which
 // browsers try their way up, is nothing to repeat.
 func (s *upStream) repair(r *repairs, b []byte, at time.Time) bool {
-	head, end := headerEnd(b), len(b)
+	end := len(b)
 	if b[0]&0x20 != 0 {
 		end -= int(b[end-1])
 	}
 	pt, ok := r.of[b[1]&0x7f]
-	if !ok || head == 0 || !r.feed.knows(pt) {
+	head, whole := srtp.HeaderLen(b)
+	if !ok || !whole || !r.feed.knows(pt) {
 		return false
 	}
 	s.direct = true
@@ -194,18 +195,6 @@ func (f *inflow) Write(b []byte) (int, error) {
 }
 
 var _ io.ReadWriteCloser = (*inflow)(nil)
-
-// headerEnd is where the payload of an RTP packet begins (RFC 3550 section 5.3.1); 0: it has none.
-func headerEnd(b []byte) int {
-	n := rtpHeader + 4*int(b[0]&0x0f)
-	if b[0]&0x10 != 0 && len(b) >= n+4 {
-		n += 4 + 4*int(binary.BigEndian.Uint16(b[n+2:]))
-	}
-	if n > len(b) {
-		return 0
-	}
-	return n
-}
 
 // sourceOf is the SSRC of an RTP packet.
 func sourceOf(b []byte) uint32 { return binary.BigEndian.Uint32(b[8:]) }

@@ -134,7 +134,7 @@ func TestTheFirstPacketsAreNoted(t *testing.T) {
 	defer taps.arrivals.close()
 	var of srtp.Stream
 	for n := range 3 {
-		b, err := seal.Seal(make([]byte, 0, maxPacket), numberedUp(uint16(n), uint16(n)), &of)
+		b, err := seal.Seal(append(make([]byte, 0, maxPacket), numberedUp(uint16(n), uint16(n))...), &of)
 		require.NoError(t, err)
 		require.False(t, taps.media(open, make([]byte, 0, maxPacket), b, time.Now()))
 		b[len(b)-1]++
@@ -150,7 +150,7 @@ func TestTheFirstPacketsAreNoted(t *testing.T) {
 	s, f := taps.stream(7), newFeed(time.Now())
 	f.learn(96)
 	s.attach(f)
-	b, err := seal.Seal(make([]byte, 0, maxPacket), numberedUp(10, 10), &of)
+	b, err := seal.Seal(append(make([]byte, 0, maxPacket), numberedUp(10, 10)...), &of)
 	require.NoError(t, err)
 	require.False(t, taps.media(open, make([]byte, 0, maxPacket), b, time.Now()), "it takes both ways")
 	require.Equal(t, 1, f.Count())

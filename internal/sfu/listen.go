@@ -85,7 +85,7 @@ func unavailable(message string, err error) error {
 // openMux starts reading the media socket.
 func (l *listeners) openMux(logs logging.LoggerFactory) *pathMux {
 	m := newPathMux(nil)
-	m.out, m.allowed, l.guard.hear = l.guard.out, l.guard.mayReach, m.hear
+	m.out, m.relays, l.guard.hear = l.guard.out, l.guard.allowed.Load, m.hear
 	m.UDPMux = webrtc.NewICEUDPMux(logs.NewLogger("mux"), l.guard)
 	l.mux = m
 	return m

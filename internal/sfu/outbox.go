@@ -67,7 +67,7 @@ type destination struct {
 // outlet is one peer's place in a lane.
 type outlet struct {
 	lane    *lane
-	waiting atomic.Int32
+	waiting int // datagrams; guarded by lane.mu
 	to      atomic.Pointer[destination]
 }
 
@@ -99,44 +99,75 @@ func (o *outbox) stop() {
 
 // put queues a copy of b, and reports whether there was room. It never blocks.
 func (u *outlet) put(b []byte, to netip.AddrPort) bool {
+	if len(b) > maxPacket {
+		u.lane.box.lost.Add(1)
+		return false
+	}
+	buf := u.buffer()
+	next := u.send(buf, copy(buf[:], b), to)
+	u.lane.keep(next)
+	return next != buf
+}
+
+// buffer gives one to write a datagram in.
+func (u *outlet) buffer() *[maxPacket]byte {
+	u.lane.mu.Lock()
+	defer u.lane.mu.Unlock()
+	return u.lane.bufferLocked()
+}
+
+// send queues the first n bytes of buf, which is the lane's from now on, and gives another; where there is no room they are lost, and it gives
+// buf back. It never blocks.
+func (u *outlet) send(buf *[maxPacket]byte, n int, to netip.AddrPort) (next *[maxPacket]byte) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	d := u.to.Load()
 	if d == nil || d.at != to {
 		d = &destination{at: to, addr: batch.AddrOf(to)}
 		u.to.Store(d)
 	}
-	if len(b) > maxPacket || u.waiting.Load() >= maxWaitingPeer || !u.lane.put(u, d, b) {
-		u.lane.box.lost.Add(1)
-		return false
-	}
-	return true
-}
-
-func (l *lane) put(from *outlet, to *destination, b []byte) bool {
+	l := u.lane
 	l.mu.Lock()
-	n := len(l.waiting)
-	if n >= maxWaiting {
+	if len(l.waiting) >= maxWaiting || u.waiting >= maxWaitingPeer {
 		l.mu.Unlock()
-		return false
+		l.box.lost.Add(1)
+		return buf
 	}
-	var buf *[maxPacket]byte
-	if last := len(l.spare) - 1; last >= 0 {
-		buf, l.spare = l.spare[last], l.spare[:last]
-	} else {
-		buf = new([maxPacket]byte)
-	}
-	copy(buf[:], b)
-	l.waiting = append(l.waiting, datagram{buf, len(b), to, from})
-	from.waiting.Add(1)
+	next = l.bufferLocked()
+	l.waiting = append(l.waiting, datagram{buf, n, d, u})
+	u.waiting++
+	wait := len(l.waiting)
 	l.mu.Unlock()
-	switch n + 1 {
+	switch wait {
 	case 1:
 		signalOnce(l.wake)
 	case enough:
 		signalOnce(l.full)
 		runtime.Gosched() // on one processor nobody sends while a large room's frame is put here
 	}
-	return true
+	return next
+}
+
+func (l *lane) bufferLocked() *[maxPacket]byte {
+	last := len(l.spare) - 1
+	if last < 0 {
+		return new([maxPacket]byte)
+	}
+	buf := l.spare[last]
+	l.spare = l.spare[:last]
+	return buf
+}
+
+// keep takes a buffer back.
+func (l *lane) keep(buf *[maxPacket]byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keepLocked(buf)
+}
+
+func (l *lane) keepLocked(buf *[maxPacket]byte) {
+	if len(l.spare) < keptBuffers {
+		l.spare = append(l.spare, buf)
+	}
 }
 
 func signalOnce(c chan struct{}) {
@@ -205,10 +236,8 @@ func (l *lane) give(sent []datagram) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := range sent {
-		sent[i].from.waiting.Add(-1)
-		if len(l.spare) < keptBuffers {
-			l.spare = append(l.spare, sent[i].buf)
-		}
+		sent[i].from.waiting--
+		l.keepLocked(sent[i].buf)
 		sent[i] = datagram{}
 	}
 }

@@ -80,7 +80,7 @@ func TestOutboxBoundsEachPeer(t *testing.T) {
 	require.False(t, o.outlet().put(numbered(0, 100), to))
 	l := o.lanes[0]
 	l.give(l.take(nil))
-	require.Zero(t, flooded.waiting.Load())
+	require.Zero(t, flooded.waiting)
 	require.Len(t, l.spare, keptBuffers)
 	require.True(t, flooded.put(numbered(0, 100), to))
 }
@@ -104,7 +104,8 @@ func TestPathSendsMediaThroughTheOutbox(t *testing.T) {
 	straight := 0
 	mux := newPathMux(oneWire{pathWire: &pathWire{out: func([]byte, netip.AddrPort) { straight++ }}})
 	relay, stranger := netip.MustParseAddrPort("10.0.0.1:5000"), netip.MustParseAddrPort("10.0.0.9:5000")
-	mux.out, mux.allowed = o, func(to netip.AddrPort) bool { return to == relay }
+	relays := sources{relay.Addr(): {{First: 5000, Count: 1}}}
+	mux.out, mux.relays = o, func() *sources { return &relays }
 	conn, err := mux.route(&taps{}).GetConn("ours", nil)
 	require.NoError(t, err)
 	p := conn.(*path)

@@ -21,8 +21,8 @@ const maxChecked = 32
 // gone wrong the two directions go through two relays, and when one dies, the half that lives hides it.
 type pathMux struct {
 	ice.UDPMux
-	out     *outbox                   // nil: what is sent goes straight to the socket
-	allowed func(netip.AddrPort) bool // whom out may send to
+	out    *outbox         // nil: what is sent goes straight to the socket
+	relays func() *sources // whom out may send to
 
 	mu     sync.RWMutex
 	paths  map[string]*path          // guarded by mu; by our ufrag
@@ -63,7 +63,7 @@ func (m *pathMux) forget(ufrag string, p *path) {
 
 // follow tells pion to call the pair of a check the selected one when media comes from there: by the selected pair's
 // silence it judges whether a peer is gone. It is a binding request handler.
-func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {
+func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, pair *ice.CandidatePair) bool {
 	var user stun.Username
 	if user.GetFrom(msg) != nil {
 		return false
@@ -77,7 +77,13 @@ func (m *pathMux) follow(msg *stun.Message, _, remote ice.Candidate, _ *ice.Cand
 	}
 	from, err := netip.ParseAddr(remote.Address())
 	media := p.media.Load()
-	return err == nil && media != nil && *media == netip.AddrPortFrom(from.Unmap(), uint16(remote.Port())) //nolint:gosec // a port
+	if err != nil || media == nil || *media != netip.AddrPortFrom(from.Unmap(), uint16(remote.Port())) { //nolint:gosec // a port
+		p.followed = nil // pion may have taken this one
+		return false
+	}
+	again := p.followed == pair
+	p.followed = pair
+	return !again
 }
 
 // path is one ICE agent's share of the socket.
@@ -87,6 +93,8 @@ type path struct {
 	route  *route
 	gone   func()
 	media  atomic.Pointer[netip.AddrPort] // where the newest packet beside STUN came from; nil: none did
+
+	followed *ice.CandidatePair // that pion was told to take, and has; the agent's loop alone
 
 	mu      sync.Mutex
 	checked map[netip.AddrPort]struct{} // guarded by mu: whose checks had the right password
@@ -140,7 +148,7 @@ func (p *path) WriteToAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if p.route.out == nil || !isRTP(b) || len(b) > maxPacket {
 		return p.direct.WriteToAddrPort(b, to)
 	}
-	if !p.route.allowed(to) {
+	if !p.route.relays().contains(to) {
 		return 0, errNotRelay
 	}
 	p.route.out.put(b, to) // lost where there is no room

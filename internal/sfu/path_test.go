@@ -74,16 +74,19 @@ func TestPathFollowsMedia(t *testing.T) {
 	arrives(media, a)
 	require.Equal(t, a, leaves(media, b))
 
+	pairs := map[netip.AddrPort]*ice.CandidatePair{a: {}, b: {}}
 	follows := func(from netip.AddrPort) bool {
 		remote, err := ice.NewCandidatePeerReflexive(&ice.CandidatePeerReflexiveConfig{
 			Network: "udp4", Address: from.Addr().String(), Port: int(from.Port()), Component: 1})
 		require.NoError(t, err)
 		msg, err := stun.Build(stun.BindingRequest, stun.NewUsername("ours:theirs"))
 		require.NoError(t, err)
-		return mux.follow(msg, nil, remote, nil)
+		return mux.follow(msg, nil, remote, pairs[from])
 	}
 	require.True(t, follows(a))
+	require.False(t, follows(a), "pion has it")
 	require.False(t, follows(b))
+	require.True(t, follows(a), "pion may have taken the other")
 	require.NoError(t, p.Close())
 	require.False(t, follows(a), "a closed path is forgotten")
 	require.Empty(t, mux.paths)

@@ -208,13 +208,16 @@ func (d *down) report(blocks []byte, count int, now time.Time) {
 func (d *down) resend(pairs []byte, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.up == nil || d.bound == nil {
+		return
+	}
 	for ; len(pairs) >= 4; pairs = pairs[4:] {
 		first, mask := binary.BigEndian.Uint16(pairs), uint32(binary.BigEndian.Uint16(pairs[2:]))<<1|1
 		for i := uint16(0); mask != 0; i, mask = i+1, mask>>1 {
 			if mask&1 == 0 {
 				continue
 			}
-			if c, ok := d.sent.again(first+i, now, d.to.pause()); ok && d.up != nil && !d.to.again(c, now) {
+			if c, ok := d.sent.again(first+i, d.bound, now, d.to.pause()); ok && !d.to.again(c, now) {
 				return // there is no room for more
 			}
 		}

@@ -21,6 +21,25 @@ type route struct {
 	egress *egress
 	taps   *taps
 	at     atomic.Pointer[netip.AddrPort] // nil: nothing has come
+
+	// What was found allowed last, and by which sources. The egress's lock guards them.
+	passed   *netip.AddrPort
+	passedBy *sources
+}
+
+// open gives where media is sent to now. The egress's lock is held.
+func (r *route) open() (netip.AddrPort, error) {
+	at := r.at.Load()
+	if at == nil {
+		return netip.AddrPort{}, errNoPath
+	}
+	if by := r.relays(); at != r.passed || by != r.passedBy {
+		if !by.contains(*at) {
+			return netip.AddrPort{}, errNotRelay
+		}
+		r.passed, r.passedBy = at, by
+	}
+	return *at, nil
 }
 
 // route gives a peer its own. It must be ended.
@@ -96,7 +115,19 @@ type secrets struct {
 	streams map[uint32]*stream
 	reports uint32 // how many of ours have left
 	nonce   srtp.Nonce
-	buf     [maxPacket]byte
+	buf     *[maxPacket]byte // where packets are written; nil: none was
+}
+
+// memory gives where the next packet is written: what leaves by the outbox is written, and protected, where it waits.
+func (s *secrets) memory() *[maxPacket]byte {
+	if s.buf == nil {
+		if s.to != nil && s.to.out != nil {
+			s.buf = s.to.out.buffer()
+		} else {
+			s.buf = new([maxPacket]byte)
+		}
+	}
+	return s.buf
 }
 
 // stream is one SSRC, through all negotiations of its section: neither its numbers nor its rollovers begin anew.
@@ -166,7 +197,7 @@ type secureWriter struct {
 	media, rtx *srtp.Stream
 }
 
-// Write takes a whole RTP packet. The egress's lock is held.
+// Write takes a whole RTP packet, in the egress's memory. The egress's lock is held.
 func (w *secureWriter) Write(b []byte) (int, error) {
 	if !w.ready() {
 		return 0, errNoPath
@@ -174,22 +205,19 @@ func (w *secureWriter) Write(b []byte) (int, error) {
 	if w.seal == nil {
 		return w.plain.Write(b)
 	}
-	at := w.to.at.Load()
-	if at == nil {
-		return 0, errNoPath
-	}
-	if !w.to.allowed(*at) {
-		return 0, errNotRelay
+	at, err := w.to.open()
+	if err != nil {
+		return 0, err
 	}
 	stream := w.rtx
 	if binary.BigEndian.Uint32(b[8:]) == w.ssrc {
 		stream = w.media
 	}
-	out, err := w.seal.Seal(w.buf[:0], b, stream)
+	out, err := w.seal.Seal(b, stream)
 	if err != nil {
 		return 0, err
 	}
-	w.to.out.put(out, *at) // lost where there is no room
+	w.buf = w.to.out.send(w.buf, len(out), at) // lost where there is no room
 	return len(b), nil
 }
 
@@ -201,13 +229,13 @@ func (e *egress) writeReports(b []byte) bool {
 	if s.to == nil || !s.ready() || s.seal == nil {
 		return s.to != nil && !s.begun // too early for either
 	}
-	at := s.to.at.Load()
-	if at == nil || !s.to.allowed(*at) {
+	at, err := s.to.open()
+	if err != nil {
 		return true
 	}
 	s.reports++
-	if out, err := s.seal.SealRTCP(s.buf[:0], b, s.reports, &s.nonce); err == nil {
-		s.to.out.put(out, *at) // lost where there is no room
+	if out, err := s.seal.SealRTCP(s.memory()[:0], b, s.reports, &s.nonce); err == nil {
+		s.buf = s.to.out.send(s.buf, len(out), at) // lost where there is no room
 	}
 	return true
 }

@@ -105,7 +105,7 @@ func TestALostPacketIsSentAgainAsItWas(t *testing.T) {
 	lost := rtp.Header{}
 	_, err := lost.Unmarshal(got.packets[1])
 	require.NoError(t, err)
-	c, ok := d.sent.again(lost.SequenceNumber, time.Now(), 0)
+	c, ok := d.sent.again(lost.SequenceNumber, d.bound, time.Now(), 0)
 	require.True(t, ok)
 	require.True(t, out.again(c, time.Now()))
 	require.Len(t, got.packets, 4)

@@ -22,8 +22,7 @@ import (
 // maxPacket is the largest RTP packet taken, in bytes: what fits an Ethernet frame.
 const maxPacket = 1500
 
-// packet is one packet of an up track on its way to the down tracks. It belongs to the reader
-// and is valid until the next one is read.
+// packet is one packet of an up track on its way to the down tracks. It belongs to the reader.
 type packet struct {
 	up      *up
 	hdr     rtp.Header
@@ -79,18 +78,7 @@ const (
 func (l *layer) run() endOfUp {
 	l.source.attach(l.feed)
 	var short sync.WaitGroup
-	short.Go(func() {
-		p, buf := packet{up: l.up, layer: l}, make([]byte, maxPacket)
-		for {
-			n, _, err := l.feed.Read(buf, nil)
-			switch {
-			case err == nil:
-				l.take(&p, buf[:n], sourceOf(buf) != l.ssrc)
-			case !errors.Is(err, io.ErrShortBuffer):
-				return
-			}
-		}
-	})
+	short.Go(l.runShort)
 	why := l.runLong()
 	l.source.detach(l.feed)
 	if l.repaired != nil {
@@ -163,29 +151,41 @@ func repeats(codecs []webrtc.RTPCodecParameters) map[uint8]uint8 {
 
 // take forwards one packet, b. resent: it came in the stream of retransmissions.
 func (l *layer) take(p *packet, b []byte, resent bool) {
-	u := l.up
-	u.metrics.packetsIn.Add(1)
-	if !p.parse(b, &u.kinds) {
+	if !p.parse(b, &l.up.kinds) {
 		return
 	}
 	l.taking.Lock()
 	defer l.taking.Unlock()
+	if l.admit(p, b, resent) {
+		l.forward(p)
+	}
+}
+
+// admit notes a packet, b, and reports whether it is to be forwarded. l.taking is held.
+func (l *layer) admit(p *packet, b []byte, resent bool) bool {
+	u := l.up
+	u.metrics.packetsIn.Add(1)
 	p.red = l.red[p.hdr.PayloadType>>6&1]>>(p.hdr.PayloadType&63)&1 != 0
 	u.note(p.ext[extLevel])
 	l.hears(p, resent)
 	if resent && l.history.has(p.hdr.SequenceNumber, p.at) {
-		return // it was not lost: browsers try their way up with what they have sent already
+		return false // it was not lost: browsers try their way up with what they have sent already
 	}
-	if u.kind == webrtc.RTPCodecTypeVideo {
-		if !p.look() {
-			return
-		}
-		l.history.put(b, p)
-	} else {
+	if u.kind != webrtc.RTPCodecTypeVideo {
 		l.count(p)
+		return true
 	}
-	for _, d := range *u.subs.Load() {
-		d.forward(p)
+	if !p.look() {
+		return false
+	}
+	l.history.put(b, p)
+	return true
+}
+
+// forward offers packets, which l has admitted one after the other, to all subscribers. l.taking is held.
+func (l *layer) forward(burst ...*packet) {
+	for _, d := range *l.up.subs.Load() {
+		d.forward(burst...)
 	}
 }
 

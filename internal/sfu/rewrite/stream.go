@@ -230,15 +230,15 @@ func (s *Stream) Next(c Codec, seq uint16, ts uint32, i *Info) (Numbers, bool) {
 	return n, true
 }
 
-// Numbers are what a packet is sent with.
+// Numbers are what a packet is sent with. There are many of them.
 type Numbers struct {
-	Seq    uint16
 	TS     uint32
+	Mask   uint32 // that the dependency descriptor is to have; 0: its own
+	Seq    uint16
 	PID    uint16
+	Frame  uint16 // of the dependency descriptor
 	TL0    uint8
 	KeyIdx uint8
-	Frame  uint16 // of the dependency descriptor
-	Mask   uint32 // that it is to have; 0: its own
 }
 
 // Apply copies the head of a payload to dst with the numbers of n in it and gives how many bytes it wrote: the rest of the payload

@@ -128,17 +128,16 @@ func (s *Stream) index(seq uint16) uint32 {
 	return s.rollovers
 }
 
-// Seal appends a packet, protected, to dst, which must have room for it and Overhead, and must not overlap it. The same number of the same stream
+// Seal protects a packet where it is, which must have room for Overhead behind it, and gives it with that. The same number of the same stream
 // must never come with other contents: that would give the key away.
-func (s *Sealer) Seal(dst, packet []byte, of *Stream) ([]byte, error) {
-	head, ok := headerLen(packet)
-	if !ok || cap(dst)-len(dst) < len(packet)+Overhead {
-		return dst, errPacket
+func (s *Sealer) Seal(packet []byte, of *Stream) ([]byte, error) {
+	head, ok := HeaderLen(packet)
+	if !ok || cap(packet)-len(packet) < Overhead {
+		return nil, errPacket
 	}
 	seq := binary.BigEndian.Uint16(packet[2:])
 	nonce(&of.nonce, packet, of.index(seq), &s.salt)
-	dst = append(dst, packet[:head]...)
-	return s.aead.Seal(dst, of.nonce[:], packet[head:], packet[:head]), nil
+	return s.aead.Seal(packet[:head], of.nonce[:], packet[head:], packet[:head]), nil
 }
 
 // nonce is RFC 7714 section 8.1: two bytes of zeros, SSRC, rollover counter, sequence number.
@@ -190,7 +189,7 @@ func clearLen(packet []byte, head int) (n int, profile uint16) {
 // Open appends an RTP packet that the peer has protected to dst, which must have room for it and must not overlap it. Header extensions may be encrypted (RFC 9335). Each number of an
 // SSRC is opened once, and none that is 64 or more behind the newest (RFC 3711 section 3.3.2).
 func (o *Opener) Open(dst, packet []byte, of *Source) ([]byte, error) {
-	head, ok := headerLen(packet)
+	head, ok := HeaderLen(packet)
 	if !ok || len(packet) < head+Overhead || cap(dst)-len(dst) < len(packet)-Overhead {
 		return dst, errPacket
 	}
@@ -219,8 +218,8 @@ func (o *Opener) Open(dst, packet []byte, of *Source) ([]byte, error) {
 // fixedHeader is the length of the part of an RTP header that all packets have (RFC 3550 section 5.1), in bytes.
 const fixedHeader = 12
 
-// headerLen is where the payload of an RTP packet begins (RFC 3550 section 5.3.1).
-func headerLen(b []byte) (int, bool) {
+// HeaderLen is where the payload of an RTP packet begins (RFC 3550 section 5.3.1), in bytes. ok is false for what is none.
+func HeaderLen(b []byte) (int, bool) {
 	if len(b) < fixedHeader || b[0]>>6 != 2 {
 		return 0, false
 	}

@@ -28,6 +28,9 @@ func TestDerivationIsThatOfTheRFC(t *testing.T) {
 	}
 }
 
+// roomy is a copy of a packet with room for protection.
+func roomy(b []byte) []byte { return append(make([]byte, 0, len(b)+Overhead), b...) }
+
 // What is sealed here, pion opens: over wraps of the sequence number, with packets left out, and with some sent again.
 func TestPionOpensWhatIsSealed(t *testing.T) {
 	for _, profile := range []Profile{AES128GCM, AES256GCM} {
@@ -54,7 +57,7 @@ func TestPionOpensWhatIsSealed(t *testing.T) {
 				}
 				plain, err := p.Marshal()
 				require.NoError(t, err)
-				sealed, err := seal.Seal(make([]byte, 0, 200), plain, streams[ssrc])
+				sealed, err := seal.Seal(roomy(plain), streams[ssrc])
 				require.NoError(t, err)
 				require.Len(t, sealed, len(plain)+Overhead)
 				opened, err := open.DecryptRTP(nil, sealed, nil)
@@ -124,7 +127,7 @@ func TestOpenAllocatesNothing(t *testing.T) {
 	p, sealed, out, as, of := append([]byte{0x80}, make([]byte, 1000)...), make([]byte, 0, 1100), make([]byte, 0, 1100), &Stream{}, &Source{}
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		p[3]++
-		b, _ := seal.Seal(sealed, p, as)
+		b, _ := seal.Seal(append(sealed, p...), as)
 		if _, err := open.Open(out, b, of); err != nil {
 			panic(err)
 		}
@@ -133,7 +136,7 @@ func TestOpenAllocatesNothing(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	seal, _, _ := pair(f, AES128GCM)
-	b, err := seal.Seal(make([]byte, 0, 100), append([]byte{0x90}, make([]byte, 30)...), &Stream{})
+	b, err := seal.Seal(roomy(append([]byte{0x90}, make([]byte, 30)...)), &Stream{})
 	require.NoError(f, err)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -157,11 +160,11 @@ func TestSealRefuses(t *testing.T) {
 	s, err := NewSealer(AES128GCM, make([]byte, 16), make([]byte, 12))
 	require.NoError(t, err)
 	for _, b := range [][]byte{nil, make([]byte, 11), make([]byte, 12), {0x9f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {0x90, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xde, 0, 1}} {
-		_, err := s.Seal(make([]byte, 0, 100), b, &Stream{})
+		_, err := s.Seal(roomy(b), &Stream{})
 		require.ErrorIs(t, err, errPacket)
 	}
 	p := append([]byte{0x80}, make([]byte, 20)...)
-	_, err = s.Seal(make([]byte, 0, len(p)+Overhead-1), p, &Stream{})
+	_, err = s.Seal(append(make([]byte, 0, len(p)+Overhead-1), p...), &Stream{})
 	require.ErrorIs(t, err, errPacket)
 	_, err = NewSealer(1, make([]byte, 16), make([]byte, 12))
 	require.ErrorIs(t, err, errProfile)
@@ -172,10 +175,10 @@ func TestSealRefuses(t *testing.T) {
 func TestSealAllocatesNothing(t *testing.T) {
 	s, err := NewSealer(AES128GCM, make([]byte, 16), make([]byte, 12))
 	require.NoError(t, err)
-	p, out, of := append([]byte{0x80}, make([]byte, 1000)...), make([]byte, 0, 1100), &Stream{}
+	p, of := roomy(append([]byte{0x80}, make([]byte, 1000)...)), &Stream{}
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		p[3]++
-		s.Seal(out, p, of) //nolint:errcheck // it fits
+		s.Seal(p, of) //nolint:errcheck // it fits
 	}))
 }
 
@@ -222,7 +225,7 @@ func TestHandshakeIsHeard(t *testing.T) {
 			open, err := pion.CreateContext(c.Keys.RemoteMasterKey, c.Keys.RemoteMasterSalt, c.Profile)
 			require.NoError(t, err)
 			plain := append([]byte{0x80, 96, 0, 1}, make([]byte, 30)...)
-			sealed, err := seal.Seal(make([]byte, 0, 100), plain, &Stream{})
+			sealed, err := seal.Seal(roomy(plain), &Stream{})
 			require.NoError(t, err)
 			opened, err := open.DecryptRTP(nil, sealed, nil)
 			require.NoError(t, err)
@@ -261,10 +264,10 @@ func TestKeyLogOfSomethingElse(t *testing.T) {
 func BenchmarkSeal(b *testing.B) {
 	s, err := NewSealer(AES128GCM, make([]byte, 16), make([]byte, 12))
 	require.NoError(b, err)
-	p, out, of := append([]byte{0x80}, make([]byte, 1050)...), make([]byte, 0, 1100), &Stream{}
+	p, of := roomy(append([]byte{0x80}, make([]byte, 1050)...)), &Stream{}
 	b.SetBytes(int64(len(p)))
 	for b.Loop() {
 		p[3]++
-		s.Seal(out, p, of) //nolint:errcheck // it fits
+		s.Seal(p, of) //nolint:errcheck // it fits
 	}
 }
