@@ -18,6 +18,7 @@ const (
 	mostLoss                  = 1.0                               // percent, at saturation
 	equalLoad                 = 0.8                               // of the others' least saturation
 	recovery                  = 2 * time.Second                   // after a load that was too much
+	settleAfter               = 10 * time.Second                  // of equal load before it is measured: who was overloaded thinks its people's paths to be narrow
 	profileFor, profileWithin = 10 * time.Second, 3 * time.Second // that long, and to write it
 	triesMost                 = 3                                 // of a load that is too much
 	disturbed                 = 8.0                               // percent of the servers' core that others have while a load that is too much is measured
@@ -98,6 +99,9 @@ func (b *bench) cell(ctx context.Context, c cell, way string) error {
 	all := contenders(way, b.settings.liveKit != "")
 	profiles := ""
 	if b.settings.profile != "" {
+		if err := os.MkdirAll(b.settings.profile, 0o755); err != nil {
+			return err
+		}
 		profiles = fmt.Sprintf("%s/%s-%s", b.settings.profile, c.name, way)
 	}
 	if err := b.lab.start(ctx, all, profiles); err != nil {
@@ -242,6 +246,9 @@ func turns(all []*contender, round int) (out []*contender) {
 
 // equal has a contender carry the load that everybody can.
 func (b *bench) equal(ctx context.Context, of *contender, c cell, level float64, x *row) error {
+	if _, err := b.measure(ctx, of, c, level, settleAfter); err != nil {
+		return err
+	}
 	s, err := b.try(ctx, of, c, level, 2*b.settings.window)
 	if err != nil {
 		return err
