@@ -101,6 +101,8 @@ func TestVisitorsLeaveNothingBehind(t *testing.T) {
 		for range 2 {
 			bob.hear().packet(t)
 		}
+		require.NoError(t, visitor.open(t, "chat", nil).SendText("hello"))
+		wait(t, wait(t, bob.chans, "a copy").got, "the message")
 		w.inside(t, func(p *peer) { gone = append(gone, weak.Make(p)) }, visitor.id)
 		if before != nil {
 			before.send(&signal.Leave{})

@@ -93,6 +93,7 @@ type peer struct {
 	opened   int                              // data channels of the client's that are open
 	channels map[*webrtc.DataChannel]*channel // those of them that are forwarded
 	copies   map[*dataCopy]struct{}           // of others' channels
+	numbers  channelNumbers                   // of copies that have ended
 
 	lastN    *int            // videos the client wants at once; nil: all
 	held     []orama.TrackID // as the client was told

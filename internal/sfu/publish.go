@@ -193,20 +193,20 @@ func (p *peer) describe(u *up) signal.Track {
 // channelArrived is pion's callback for a data channel that the client opened; no message of it
 // is read before this returns.
 func (p *peer) channelArrived(dc *webrtc.DataChannel) {
-	c := newChannel(p.id, dc, func() { p.srv.metrics.dataDropped.Add(1) })
+	metrics := p.srv.metrics // and not the peer, as its copies know this
+	c := newChannel(p.id, dc, func() { metrics.dataDropped.Add(1) })
 	var named bool
 	c.to, named = receivers(dc.Protocol())
-	dc.OnMessage(func(m webrtc.DataChannelMessage) {
-		if p.admit(len(m.Data), time.Now()) {
-			c.forward(m)
-		}
-	})
-	dc.OnClose(func() {
-		p.post(func() {
+	dc.OnOpen(func() {
+		p.read(dc, func(m webrtc.DataChannelMessage) {
+			if p.admit(len(m.Data), time.Now()) {
+				c.forward(m)
+			}
+		}, func() {
 			p.opened--
 			delete(p.channels, dc)
+			p.room.inbox.post(func() { p.room.closeChannel(c) })
 		})
-		p.room.inbox.post(func() { p.room.closeChannel(c) })
 	})
 	p.post(func() {
 		p.opened++
@@ -234,8 +234,7 @@ func (p *peer) addCopy(copied *dataCopy) {
 	if p.pc == nil {
 		return
 	}
-	init := copied.of.init
-	dc, err := p.pc.CreateDataChannel(copied.of.label, &init)
+	dc, err := p.copyOf(copied.of)
 	if err != nil {
 		copied.close()
 		copied.of.remove(copied)
@@ -244,12 +243,19 @@ func (p *peer) addCopy(copied *dataCopy) {
 	}
 	copied.use(dc, &p.behind)
 	p.copies[copied] = struct{}{}
-	dc.OnOpen(copied.opened)
-	dc.OnClose(func() {
+	ended := func() {
 		copied.close()
 		copied.of.remove(copied)
-		p.post(func() { delete(p.copies, copied) })
+		delete(p.copies, copied)
+	}
+	dc.OnOpen(func() {
+		p.read(dc, func(webrtc.DataChannelMessage) {}, func() {
+			ended()
+			p.numbers.rest(dc.ID(), time.Now())
+		})
+		copied.opened()
 	})
+	dc.OnClose(func() { p.post(ended) }) // before it was open
 	if p.neg.noData {
 		p.negotiate()
 	}
