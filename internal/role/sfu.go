@@ -15,7 +15,7 @@ import (
 // configuration, serves until ctx ends, then asks its peers to reconnect elsewhere and waits for
 // them for at most the time to drain.
 func SFU(ctx context.Context, ns orama.NamespaceID, u Unit) error {
-	thrifty(30)
+	thrifty(20)
 	reg := newRegistry()
 	srv := sfu.New(u.Log, reg)
 	mux := controlMux(func(spec plan.SFUSpec) error {

@@ -29,7 +29,7 @@ type closing struct {
 	reason string
 }
 
-// socket is one WebSocket. Its reader, writer and pinger are goroutines of its own, and none of
+// socket is one WebSocket. Its reader and writer are goroutines of its own, and a ping while its answer is awaited; none of
 // them outlives wait.
 type socket struct {
 	conn   *websocket.Conn
@@ -39,6 +39,7 @@ type socket struct {
 	gone   chan struct{} // closed when the reader has ended
 	slow   func()        // called when the queue was full
 	cancel context.CancelFunc
+	pinger pinger
 	wg     sync.WaitGroup
 
 	fate    atomic.Pointer[closing] // how we closed it; nil while we did not
@@ -60,7 +61,7 @@ func newSocket(conn *websocket.Conn, slow func()) *socket {
 	}
 	s.wg.Go(func() { s.read(ctx) })
 	s.wg.Go(func() { s.write(ctx) })
-	s.wg.Go(func() { s.ping(ctx) })
+	s.pinger.after(func() { s.ping(ctx) })
 	return s
 }
 
@@ -96,6 +97,7 @@ func (s *socket) close(code int, reason string) bool {
 func (s *socket) wait() {
 	s.wg.Wait()
 	s.cancel()
+	s.pinger.stop()
 }
 
 func (s *socket) read(ctx context.Context) {
@@ -196,22 +198,46 @@ func (q *frameQueue) pop() []byte {
 
 // ping finds connections that are open at this end alone. The reader must run for it.
 func (s *socket) ping(ctx context.Context) {
-	t := time.NewTicker(pingEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		pong, cancel := context.WithTimeout(ctx, pongWithin)
-		err := s.conn.Ping(pong)
-		cancel()
-		if err != nil {
-			s.conn.CloseNow() //nolint:errcheck // it is broken
-			return
-		}
+	pong, cancel := context.WithTimeout(ctx, pongWithin)
+	defer cancel()
+	if s.conn.Ping(pong) != nil {
+		s.conn.CloseNow() //nolint:errcheck // it is broken
+		return
 	}
+	s.pinger.after(func() { s.ping(ctx) })
+}
+
+// pinger is the time until the next ping. It is a timer and no goroutine, of which each costs a stack.
+type pinger struct {
+	mu      sync.Mutex
+	timer   *time.Timer // guarded by mu, as all below
+	stopped bool
+	running sync.WaitGroup
+}
+
+// after calls f in pingEvery, unless it is stopped.
+func (p *pinger) after(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return
+	}
+	p.running.Add(1)
+	p.timer = time.AfterFunc(pingEvery, func() {
+		defer p.running.Done()
+		f()
+	})
+}
+
+// stop ends it, and waits for a call that has begun.
+func (p *pinger) stop() {
+	p.mu.Lock()
+	p.stopped = true
+	if p.timer.Stop() {
+		p.running.Done()
+	}
+	p.mu.Unlock()
+	p.running.Wait()
 }
 
 // parting says how the socket ended, for its peer.
