@@ -52,6 +52,7 @@ type ledger struct {
 	most  time.Duration // guarded by mu; the longest gap in one
 	worst string        // guarded by mu; in which that was
 	told  []string      // guarded by mu; what stood still
+	lines []string      // guarded by mu; what was written in the chat
 }
 
 // subscriber is somebody who gets everything of the others.
@@ -81,6 +82,13 @@ func (l *ledger) joins(who string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.subs[who] = &subscriber{since: time.Now(), got: map[string]*progress{}}
+}
+
+// says notes a line that everybody who is there is to have.
+func (l *ledger) says(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
 }
 
 // leaves is called before somebody begins to leave: nothing is expected of, or for, who is going.
@@ -204,6 +212,17 @@ func (l *ledger) visit(ctx context.Context, c *cluster, room, user string, stay 
 			}
 		}
 	}
+	chat, err := v.OpenData(ctx, "chat", client.DataOptions{})
+	if err != nil {
+		return err
+	}
+	if err := chat.WaitOpen(ctx); err != nil {
+		return err
+	}
+	if err := chat.SendText(user); err != nil {
+		return err
+	}
+	l.says(user)
 	l.joins(user)
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -321,6 +340,10 @@ func TestSoak(t *testing.T) {
 	})
 	stop()
 	following.Wait()
+	for _, p := range m.people {
+		p.until(3*time.Second, "all that was written", "args[0].every((line) => participant.chats.some((c) => c.text === line))", l.lines)
+	}
+	m.chat() // its channels have numbers that others had
 	for who, now := range c.settles(t) {
 		was := before[who]
 		t.Logf("%s: goroutines %d → %d, descriptors %d → %d, memory %d → %d MB, of it the heap's goal %d → %d, stacks %d → %d", who, was.goroutines, now.goroutines, was.files, now.files,
