@@ -31,7 +31,7 @@ var layers = []struct {
 	packages []string
 }{
 	{"words", []string{""}},
-	{"leaf", []string{"internal/config", "internal/auth", "internal/signal", "internal/batch", "internal/fence", "internal/manifest", "internal/plan"}},
+	{"leaf", []string{"internal/config", "internal/auth", "internal/signal", "internal/batch", "internal/datachannel", "internal/fence", "internal/manifest", "internal/plan"}},
 	{"mechanism", []string{"internal/store", "internal/cache", "internal/machine", "internal/mesh", "internal/enroll", "internal/firewall", "internal/supervisor", "internal/dns",
 		"internal/cert", "internal/turn", "internal/sfu", "internal/probe", "web"}},
 	{"policy", []string{"internal/gateway", "internal/operator", "internal/node"}},
@@ -40,7 +40,7 @@ var layers = []struct {
 
 // apart are the packages that stand beside the table, with all of this module that they may import.
 var apart = map[string][]string{
-	"client":               {"", "internal/signal"},
+	"client":               {"", "internal/signal", "internal/datachannel"},
 	"e2e":                  {"client", "client/media"}, // which strangers have too
 	"bench":                nil,
 	"internal/testnet":     nil, // tests only: anything

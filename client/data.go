@@ -7,6 +7,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"orama.network/orama"
+	"orama.network/orama/internal/datachannel"
 	"orama.network/orama/internal/signal"
 )
 
@@ -117,11 +118,26 @@ func (d *DataChannel) attach(pc *webrtc.PeerConnection) error {
 	d.dc, d.open = dc, make(chan struct{})
 	open := d.open
 	dc.OnOpen(func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.wakeLocked(open)
+		d.wake(open)
+		hear(dc, func([]byte, bool) {}) // what the SFU sends on it is its answer and its end
 	})
 	return nil
+}
+
+// hear reads a channel that has been opened, and closes it when the other side has. pion calls it by OnOpen, in a goroutine of its own.
+func hear(dc *webrtc.DataChannel, got func(data []byte, text bool)) {
+	raw, err := dc.Detach()
+	if err != nil {
+		return // closed meanwhile
+	}
+	datachannel.Read(raw, got)
+	dc.Close() //nolint:errcheck // it has ended
+}
+
+func (d *DataChannel) wake(c chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wakeLocked(c)
 }
 
 // wakeLocked closes a channel unless it is.
@@ -143,9 +159,11 @@ func (d *DataChannel) detach() {
 // listen takes the SFU's copy of another peer's channel.
 func (r *Room) listen(dc *webrtc.DataChannel) {
 	from, label := orama.PeerID(dc.Protocol()), dc.Label()
-	dc.OnMessage(func(m webrtc.DataChannelMessage) {
-		if r.opts.OnData != nil && from != "" {
-			r.opts.OnData(DataMessage{From: from, Label: label, Data: m.Data, Text: m.IsString})
-		}
+	dc.OnOpen(func() {
+		hear(dc, func(data []byte, text bool) {
+			if r.opts.OnData != nil && from != "" {
+				r.opts.OnData(DataMessage{From: from, Label: label, Data: data, Text: text})
+			}
+		})
 	})
 }

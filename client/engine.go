@@ -57,6 +57,7 @@ func newAPI(log *slog.Logger, d *relayDialer) (*webrtc.API, error) {
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetICETimeouts(iceDisconnected, iceFailed, iceKeepalive)
 	s.SetICEProxyDialer(d)
+	s.DetachDataChannels()                                                // see datachannel.Read
 	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleClient); err != nil { // as browsers do; towards an ICE-lite peer pion's own choice is the other
 		return nil, err
 	}

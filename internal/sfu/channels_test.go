@@ -1,46 +1,11 @@
 package sfu
 
 import (
-	"bytes"
-	"io"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 )
-
-// said is what a peer sends on a data channel, of which a reader with too little memory gets nothing, and may come again.
-type said [][]byte
-
-func (s *said) ReadDataChannel(b []byte) (int, bool, error) {
-	if len(*s) == 0 {
-		return 0, false, io.EOF
-	}
-	m := (*s)[0]
-	if len(m) > len(b) {
-		return 0, false, io.ErrShortBuffer
-	}
-	*s = (*s)[1:]
-	return copy(b, m), false, nil
-}
-
-// Messages of every size are read, each in memory of its own; what is larger than can be sent ends the channel.
-func TestMessagesOfAnySizeAreRead(t *testing.T) {
-	var want said
-	for n, size := range []int{0, 1, dataBuffer, dataBuffer + 1, 3, 8 * dataBuffer, 65_536, 1 << 20, 7} {
-		want = append(want, bytes.Repeat([]byte{byte(n)}, size))
-	}
-	s := append(slices.Clone(want), make([]byte, largestRead+1), []byte("never"))
-	var got said
-	readChannel(&s, func(m webrtc.DataChannelMessage) {
-		require.LessOrEqual(t, cap(m.Data), max(64, 2*len(m.Data)), "nothing large is held by what is small")
-		got = append(got, m.Data)
-	})
-	require.Equal(t, want, got)
-	require.Len(t, s, 2)
-}
 
 func TestChannelNumbersRest(t *testing.T) {
 	var n channelNumbers

@@ -43,7 +43,7 @@ func (e *engine) api(t *taps, r *route, h *srtp.Handshake) (*webrtc.API, error) 
 	s.SetICETimeouts(silentAfter, restartWithin, 2*time.Second)
 	s.SetICEBindingRequestHandler(e.mux.follow)
 	s.SetSCTPMaxMessageSize(signal.MaxDataMessage)
-	s.DetachDataChannels() // see channels.go
+	s.DetachDataChannels() // see datachannel.Read
 	// The client begins the handshake, whoever offers, so that its secrets can be heard. What comes from elsewhere than a checked address does not reach DTLS, so
 	// it needs no cookie.
 	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleServer); err != nil {
