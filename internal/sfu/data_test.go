@@ -101,6 +101,10 @@ func TestDataNeedsPermission(t *testing.T) {
 	bob.offer()
 	refused := await[*signal.Error](bob.wire)
 	require.Equal(t, signal.CodeForbidden, refused.Code)
+	require.Eventually(t, func() (none bool) {
+		w.inside(t, func(p *peer) { none = p.opened == 0 }, bob.id)
+		return none
+	}, patience, 5*time.Millisecond, "what was refused does not count")
 	alice.open(t, "chat", nil)
 	require.Empty(t, alice.chans)
 	require.Empty(t, bob.chans)

@@ -197,17 +197,24 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 	c := newChannel(p.id, dc, func() { metrics.dataDropped.Add(1) })
 	var named bool
 	c.to, named = receivers(dc.Protocol())
+	over := false
+	ended := func() {
+		if over {
+			return
+		}
+		over = true
+		p.opened--
+		delete(p.channels, dc)
+		p.room.inbox.post(func() { p.room.closeChannel(c) })
+	}
 	dc.OnOpen(func() {
 		p.read(dc, func(m webrtc.DataChannelMessage) {
 			if p.admit(len(m.Data), time.Now()) {
 				c.forward(m)
 			}
-		}, func() {
-			p.opened--
-			delete(p.channels, dc)
-			p.room.inbox.post(func() { p.room.closeChannel(c) })
-		})
+		}, ended)
 	})
+	dc.OnClose(func() { p.post(ended) }) // refused before it was open
 	p.post(func() {
 		p.opened++
 		why, code := "", ""
