@@ -200,7 +200,13 @@ func (p *peer) silence(now time.Time) time.Duration {
 	if !ok || pair.LastPacketReceivedTimestamp == 0 {
 		return 0
 	}
-	return now.Sub(pair.LastPacketReceivedTimestamp.Time())
+	last := pair.LastPacketReceivedTimestamp.Time()
+	if to := p.out.secure.to; to != nil { // pion sees nothing of what a viewer reports
+		if spared := time.Unix(0, to.heard.Load()); spared.After(last) {
+			last = spared
+		}
+	}
+	return max(now.Sub(last), 0)
 }
 
 // measure looks at the connection, and tells the room when there is something new to say of it.

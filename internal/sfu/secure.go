@@ -21,6 +21,7 @@ type route struct {
 	egress *egress
 	taps   *taps
 	at     atomic.Pointer[netip.AddrPort] // nil: nothing has come
+	heard  atomic.Int64                   // Unix ns of the last packet that pion was spared; 0: none was
 
 	// What was found allowed last, and by which sources. The egress's lock guards them.
 	passed   *netip.AddrPort
@@ -96,11 +97,17 @@ func (m *pathMux) hear(b []byte, from netip.AddrPort, at time.Time) bool {
 	if open == nil {
 		return false
 	}
+	spared := false
 	if isRTP(b) {
-		return r.taps.media(open, m.plain[:0], b, at)
+		spared = r.taps.media(open, m.plain[:0], b, at)
+	} else {
+		plain, err := open.OpenRTCP(m.plain[:0], b)
+		spared = err == nil && r.egress.hear(plain, time.Now())
 	}
-	plain, err := open.OpenRTCP(m.plain[:0], b)
-	return err == nil && r.egress.hear(plain, time.Now())
+	if spared {
+		r.heard.Store(at.UnixNano())
+	}
+	return spared
 }
 
 // secrets are what a peer's connection protects media with. Its egress's lock guards all but up and open.

@@ -68,6 +68,23 @@ func TestWhoProtects(t *testing.T) {
 	}
 }
 
+// Who only watches is not silent: pion sees nothing of its reports.
+func TestAViewerIsNotSilent(t *testing.T) {
+	w := newWorld(t)
+	w.joinClient(clientOptions{setUp: func(c *client) { c.addTrack(t, vp8) }})
+	bob := w.joinClient(clientOptions{})
+	bob.hear().packet(t)
+	require.Eventually(t, func() (heard bool) {
+		w.inside(t, func(p *peer) {
+			if at := p.out.secure.to.heard.Load(); at != 0 {
+				heard = true
+				assert.LessOrEqual(t, p.silence(time.Unix(0, at).Add(time.Hour)), time.Hour)
+			}
+		}, bob.id)
+		return heard
+	}, patience, 10*time.Millisecond)
+}
+
 // A section that is negotiated again goes on with its numbers: a nonce is never used for two packets.
 func TestNumbersOutliveANegotiation(t *testing.T) {
 	s := secrets{}
