@@ -424,7 +424,8 @@ func (p *peer) dropAll() {
 
 // closeChannels ends what the peer has opened and its copies of what others have.
 func (p *peer) closeChannels() {
-	for dc := range p.channels {
+	for dc, c := range p.channels {
+		c.start()  // nothing more of it is kept for copies
 		dc.Close() //nolint:errcheck // it is going either way
 	}
 	for c := range p.copies {

@@ -10,7 +10,7 @@ import (
 
 // numberRests is how long the number of a channel that has ended is left alone: both sides have reset their streams by then (RFC 8831 section 6.7). pion never gives one out
 // again by itself, and a browser takes no more than 1024.
-const numberRests = 2 * time.Second
+const numberRests = time.Minute
 
 // read has a data channel of the peer read by a goroutine of its own; got has what comes. The peer's loop calls ended when nothing will come any more. It is pion's callback of the opening.
 func (p *peer) read(dc *webrtc.DataChannel, got func(webrtc.DataChannelMessage), ended func()) {
@@ -61,7 +61,7 @@ func (p *peer) copyOf(c *channel) (*webrtc.DataChannel, error) {
 		if dc, err := p.pc.CreateDataChannel(c.label, &init); err == nil {
 			return dc, nil
 		}
-		init.ID = nil // the client has not reset its stream yet
+		init.ID = nil // its stream has not ended yet
 	}
 	return p.pc.CreateDataChannel(c.label, &init)
 }

@@ -36,6 +36,11 @@ func TestChannelNumbersAreUsedAgain(t *testing.T) {
 		copied.OnClose(func() { close(closed) })
 		require.NoError(t, dc.Close())
 		wait(t, closed, "the copy to close with the original")
+		w.inside(t, func(p *peer) { // a minute passes
+			for n := range p.numbers {
+				p.numbers[n].since = p.numbers[n].since.Add(-numberRests)
+			}
+		}, bob.id)
 		if seen[*copied.ID()]++; seen[*copied.ID()] == 3 {
 			break
 		}

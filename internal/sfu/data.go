@@ -238,9 +238,13 @@ func (d *dataCopy) use(dc *webrtc.DataChannel, behind *atomic.Int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.dc, d.behind = dc, behind
-	if d.closed {
-		dc.Close() //nolint:errcheck // it is going either way
-	}
+}
+
+// over reports whether the copy has ended.
+func (d *dataCopy) over() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
 }
 
 func (d *dataCopy) close() {
@@ -254,7 +258,7 @@ func (d *dataCopy) closeLocked() {
 		return
 	}
 	d.closed, d.waiting = true, nil
-	if d.dc != nil {
+	if d.open { // else opened does it: pion says nothing of a channel that is closed before
 		d.dc.Close() //nolint:errcheck // it is going either way
 	}
 }

@@ -162,6 +162,9 @@ func (d *down) pass(burst ...*packet) (ask *layer) {
 			ask = l
 		}
 	}
+	if ask != d.asked {
+		return nil // what it wanted was in the burst
+	}
 	return ask
 }
 

@@ -96,6 +96,7 @@ func TestVisitorsLeaveNothingBehind(t *testing.T) {
 	var few [3]int
 	var gone []weak.Pointer[peer]
 	var before *client
+	require.NoError(t, bob.open(t, "chat", nil).SendText("it stays"))
 	for n := range 8 { // each is there for a while with the one before
 		visitor := w.joinClient(clientOptions{setUp: func(c *client) { c.addTrack(t, opus); c.addTrack(t, vp8) }})
 		for range 2 {

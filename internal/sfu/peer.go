@@ -337,6 +337,10 @@ func (p *peer) letGo() {
 	for _, d := range p.downs {
 		d.release()
 	}
+	for c := range p.copies { // their channels stay with who has opened them
+		c.close()
+		c.of.remove(c)
+	}
 	p.downs, p.wants, p.tracks, p.copies = nil, nil, nil, nil
 }
 

@@ -228,6 +228,7 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 		}
 		if code != "" {
 			p.refuse(code, why)
+			c.start()  // nothing of it is kept for copies
 			dc.Close() //nolint:errcheck // it is refused either way
 			return
 		}
@@ -238,7 +239,7 @@ func (p *peer) channelArrived(dc *webrtc.DataChannel) {
 
 // addCopy opens this peer's copy of somebody's channel.
 func (p *peer) addCopy(copied *dataCopy) {
-	if p.pc == nil {
+	if p.pc == nil || copied.over() {
 		return
 	}
 	dc, err := p.copyOf(copied.of)
